@@ -1,0 +1,83 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path to write to, and puts it in the place of ``path`` when the block ends well.
+
+    The temporary file is in the same directory (a rename within a file system is atomic) and has the same
+    suffix (some writers choose their format by it). At the end of the block it is synced and renamed, and the
+    directory is synced, so that after a power cut or ``kill -9`` there is the old file or the new one and
+    never a part. After an exception, Ctrl-C included, the temporary file is removed and the old file is as it
+    was.
+
+    A symbolic link stays one: the file it points to is replaced. A path that is no regular file
+    (``/dev/stdout``, a pipe) cannot be replaced and is given as it is. A new file has the permissions that
+    ``open`` would give it, a replaced one keeps its own.
+
+    Raises:
+        OSError: where the directory is missing or not writable or the disk is full, and where ``path`` is a
+        directory.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    if mode is not None and stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if mode is not None and not stat.S_ISREG(mode):
+        yield Path(path)
+        return
+
+    temporary = _new_file_beside(target, os.fspath(path))
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(temporary, stat.S_IMODE(mode))
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(target.parent)
+
+
+def _new_file_beside(target: Path, shown: str) -> Path:
+    """Creates an empty hidden file in the target's directory; errors name the path as the caller wrote it."""
+    stem, suffix = target.stem[:40], target.suffix if len(target.suffix) <= 20 else ""
+    while True:
+        temporary = target.with_name(f".{stem}.{secrets.token_hex(4)}.tmp{suffix}")
+        try:
+            # 0o666 less the umask, which the kernel applies: what open() gives a new file
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, shown) from None
+        return temporary
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes the rename itself durable, where directories can be opened (not on Windows) and synced."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot: no more can be done
+            raise
+    finally:
+        os.close(descriptor)
