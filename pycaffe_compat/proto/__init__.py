@@ -1,0 +1,1 @@
+"""Caffe's files: the schema, text (prototxt) and binary (.caffemodel, .solverstate) forms."""
