@@ -1,0 +1,470 @@
+"""Batches from HDF5 databases, as Caffe's HDF5Data layer gives them.
+
+The source is a text file that lists HDF5 files, split on white space. The dataset of a top is the one of its
+name; it holds integers or floats, its first axis is the row. Batches run across the files' borders and over
+the epoch's end. With ``shuffle`` the order of the files, and of the rows within each file, is drawn anew for
+every epoch; rows of different files are never mixed. (The rule is Caffe's; the random numbers are not:
+Caffe's come from its own generator.)
+
+An order is a function of (seed, epoch, file) alone, so the position of a training is three small numbers, and
+continuing there gives the very rows that the uninterrupted run would have given.
+"""
+
+import atexit
+import math
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pycaffe_compat.data.orders import permutation
+from pycaffe_compat.errors import DataError
+
+PREFETCH = 4
+"""Batches made ahead of the one in use, at most: fewer if they are large (``PREFETCH_BYTES``)."""
+PREFETCH_BYTES = 128 * 2**20
+RESIDENT_BYTES = 256 * 2**20
+"""A database, else the file in use, of at most this size (in its storage type) is held in memory."""
+WINDOW_BYTES = 64 * 2**20
+"""How much of a larger file is read at a time."""
+SLICE_BYTES = 8 * 2**20
+"""One HDF5 read. h5py keeps Python's global lock while it reads; in between the training thread runs."""
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Position:
+    """The next row: ``row`` counts within the file that stands at ``file`` in the order of ``epoch``."""
+
+    epoch: int = 0
+    file: int = 0
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    rows: int
+    row_bytes: int  # over all tops, in the storage type
+
+    @property
+    def bytes(self) -> int:
+        return self.rows * self.row_bytes
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of one file in memory: places ``first`` to ``stop`` - 1 of the file's order.
+
+    ``index[i]`` is where place ``first + i`` stands in the arrays; None where they are in that order already.
+    """
+
+    first: int
+    stop: int
+    arrays: list[Array]
+    index: NDArray[np.intp] | None
+
+
+class _Reader:
+    """Produces batches one after another from a position. Used by one thread at a time."""
+
+    def __init__(
+        self, source: str, tops: Sequence[str], batch_size: int, shuffle: bool, seed: int, where: str
+    ):
+        self.source, self.tops, self.batch_size = source, list(tops), batch_size
+        self.shuffle, self.seed = shuffle, seed
+        self.label = f"{where}: {source}" if where else str(source)
+        self.files: list[_File] = []
+        self.item_shapes: list[tuple[int, ...]] = []
+        self._resident: dict[int, list[Array]] = {}
+        for path in self._listed():
+            self.files.append(self._inspect(path))
+        self.batch_bytes = 4 * batch_size * sum(math.prod(shape) for shape in self.item_shapes)
+        self.keep_all = sum(file.bytes for file in self.files) <= RESIDENT_BYTES
+
+    def fail(self, message: str, cause: BaseException | None = None) -> NoReturn:
+        raise DataError(f"{self.label}: {message}") from cause
+
+    # The list and what it names
+
+    def _listed(self) -> list[Path]:
+        try:
+            content = Path(self.source).read_bytes()
+        except OSError as error:
+            self.fail(f"the list of HDF5 files cannot be read: {error.strerror or error}", error)
+        if content.startswith(_HDF5_SIGNATURE):
+            self.fail(
+                "this is an HDF5 file itself; `source` must be a text file with the paths of HDF5 files"
+            )
+        if b"\0" in content:
+            self.fail("this is no text file; `source` must be a text file with the paths of HDF5 files")
+        names = [os.fsdecode(name) for name in content.removeprefix(b"\xef\xbb\xbf").split()]
+        if not names:
+            self.fail("the list is empty; it must hold the path of at least one HDF5 file")
+        paths = []
+        for name in names:
+            beside = Path(self.source).parent / name
+            paths.append(beside if not os.path.exists(name) and beside.exists() else Path(name))
+        return paths
+
+    def _inspect(self, path: Path) -> _File:
+        rows: int | None = None
+        row_bytes = 0
+        shapes = []
+        with self._open(path) as h5:
+            for top in self.tops:
+                dataset = self._dataset(h5, path, top)
+                name = f'{path}: dataset "{top}"'
+                if not dataset.shape:
+                    self.fail(f"{name} is a single value; its first axis must be the rows")
+                if dataset.dtype.kind not in "iuf":
+                    kind = "strings or objects" if dataset.dtype.kind in "OSU" else str(dataset.dtype)
+                    self.fail(f"{name} holds {kind}; HDF5Data reads integers and floats")
+                if rows is not None and dataset.shape[0] != rows:
+                    self.fail(
+                        f'{name} has {dataset.shape[0]} rows, "{self.tops[0]}" has {rows}; they must be equal'
+                    )
+                rows = int(dataset.shape[0])
+                if rows == 0:
+                    self.fail(f"{name} has no rows")
+                shapes.append(tuple(int(n) for n in dataset.shape[1:]))
+                row_bytes += math.prod(shapes[-1]) * dataset.dtype.itemsize
+        if not self.item_shapes:
+            self.item_shapes = shapes
+        for top, shape, expected in zip(self.tops, shapes, self.item_shapes, strict=True):
+            if shape != expected:
+                self.fail(
+                    f'{path}: dataset "{top}" has rows of shape {shape}, those of {self.files[0].path} are '
+                    f"{expected}; all files of a list must agree"
+                )
+        assert rows is not None
+        return _File(path, rows, row_bytes)
+
+    def _open(self, path: Path) -> h5py.File:
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            if not path.exists():
+                self.fail(
+                    f"{path}: no such file (looked for in the working directory and beside the list)", error
+                )
+            if path.is_dir():
+                self.fail(f"{path}: is a folder, not an HDF5 file", error)
+            if not os.access(path, os.R_OK):
+                self.fail(f"{path}: permission denied", error)
+            self.fail(f"{path}: not a whole HDF5 file ({_one_line(error)})", error)
+
+    def _dataset(self, h5: h5py.File, path: Path, top: str) -> h5py.Dataset:
+        try:
+            found = h5.get(top)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            self.fail(f'{path}: dataset "{top}" cannot be opened ({_one_line(error)})', error)
+        if found is None:
+            names = ", ".join(f'"{name}"' for name in list(h5)[:8]) or "nothing"
+            self.fail(f'{path}: no dataset "{top}" (a dataset is named as its top); the file holds {names}')
+        if not isinstance(found, h5py.Dataset) or found.shape is None:
+            kind = "an empty dataspace" if isinstance(found, h5py.Dataset) else "a group"
+            self.fail(f'{path}: "{top}" is {kind}, not a dataset with rows')
+        return found
+
+    # Order
+
+    def file_order(self, epoch: int, seed: int | None = None) -> list[int]:
+        """The files' numbers in the order of this epoch."""
+        if not self.shuffle:
+            return list(range(len(self.files)))
+        return [int(i) for i in permutation(len(self.files), self.seed if seed is None else seed, epoch, 0)]
+
+    def row_order(self, epoch: int, place: int) -> NDArray[np.intp] | None:
+        """Order of the rows of the file at ``place`` in this epoch's file order; None: as they are stored."""
+        if not self.shuffle:
+            return None
+        return permutation(self.files[self.file_order(epoch)[place]].rows, self.seed, epoch, 1, place)
+
+    def advance(self, at: _Position, count: int) -> _Position:
+        """``count`` rows on, where these end within the file or at its end."""
+        at = replace(at, row=at.row + count)
+        if at.row < self.files[self.file_order(at.epoch)[at.file]].rows:
+            return at
+        if at.file + 1 < len(self.files):
+            return _Position(at.epoch, at.file + 1)
+        return _Position(at.epoch + 1)
+
+    # Rows
+
+    def batches(self, at: _Position) -> Iterator[tuple[list[NDArray[np.float32]], _Position]]:
+        """Endless: each batch with the position after it."""
+        block: _Block | None = None
+        rows, order = 0, None
+        entered = None
+        while True:
+            batch = [np.empty((self.batch_size, *shape), np.float32) for shape in self.item_shapes]
+            filled = 0
+            while filled < self.batch_size:
+                if entered != (at.epoch, at.file):
+                    entered = (at.epoch, at.file)
+                    number = self.file_order(at.epoch)[at.file]
+                    rows, order = self.files[number].rows, self.row_order(at.epoch, at.file)
+                    block = None
+                if block is None or not block.first <= at.row < block.stop:
+                    block = None  # so that two are never held at once
+                    block = self._load(number, order, at.row)
+                take = min(self.batch_size - filled, min(block.stop, rows) - at.row)
+                begin = at.row - block.first
+                for target, stored in zip(batch, block.arrays, strict=True):
+                    with np.errstate(over="ignore"):  # a double too large for float32 is inf, as in Caffe
+                        if block.index is None:
+                            target[filled : filled + take] = stored[begin : begin + take]
+                        else:
+                            target[filled : filled + take] = stored.take(
+                                block.index[begin : begin + take], axis=0
+                            )
+                filled += take
+                at = self.advance(at, take)
+            yield batch, at
+
+    def _load(self, number: int, order: NDArray[np.intp] | None, row: int) -> _Block:
+        file = self.files[number]
+        if file.bytes <= RESIDENT_BYTES:
+            if number not in self._resident:
+                if not self.keep_all:
+                    self._resident.clear()
+                self._resident[number] = self._read(file, slice(0, file.rows))
+            return _Block(0, file.rows, self._resident[number], order)
+        self._resident.clear()
+        stop = min(file.rows, row + max(1, WINDOW_BYTES // file.row_bytes))
+        if order is None:
+            return _Block(row, stop, self._read(file, slice(row, stop)), None)
+        wanted = np.sort(order[row:stop])
+        return _Block(row, stop, self._read(file, wanted), np.searchsorted(wanted, order[row:stop]))
+
+    def _read(self, file: _File, rows: slice | NDArray[np.intp]) -> list[Array]:
+        """These rows of each top, in the storage type: a slice, or ascending row numbers."""
+        arrays = []
+        count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        with self._open(file.path) as h5:
+            for top, shape in zip(self.tops, self.item_shapes, strict=True):
+                dataset = self._dataset(h5, file.path, top)
+                if dataset.shape != (file.rows, *shape):
+                    self.fail(f'{file.path}: dataset "{top}" has changed its shape since the training began')
+                array = np.empty((count, *shape), dataset.dtype)
+                step = max(1, SLICE_BYTES // max(1, array[:1].nbytes))
+                for begin in range(0, count, step):
+                    end = min(begin + step, count)
+                    if isinstance(rows, slice):
+                        part: Any = slice(rows.start + begin, rows.start + end)
+                    else:
+                        part = rows[begin:end]
+                    try:
+                        if array.size:  # h5py refuses to read nothing
+                            dataset.read_direct(array, part, np.s_[begin:end])
+                    except (OSError, RuntimeError) as error:
+                        self.fail(f'{file.path}: dataset "{top}" is damaged ({_one_line(error)})', error)
+                arrays.append(array.astype(array.dtype.newbyteorder("="), copy=False))
+        return arrays
+
+
+class _Prefetcher:
+    """A thread that keeps batches of a reader ready. It never refers to the source that owns it."""
+
+    _alive: "weakref.WeakSet[_Prefetcher]" = weakref.WeakSet()
+
+    def __init__(self, reader: _Reader, at: _Position):
+        self.ready: queue.SimpleQueue[tuple[list[NDArray[np.float32]], _Position] | Exception] = (
+            queue.SimpleQueue()
+        )
+        # Tokens, one a batch that may be made. SimpleQueue.put may run inside a garbage collection; a
+        # Semaphore may not.
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(max(1, min(PREFETCH, PREFETCH_BYTES // max(1, reader.batch_bytes)))):
+            self._room.put(None)
+        self._stopping = False
+        # A daemon, so that a forgotten source does not keep the interpreter from ending; _stop_all joins it.
+        self._thread = threading.Thread(
+            target=self._work, args=(reader, at), name="hdf5-prefetch", daemon=True
+        )
+        _Prefetcher._alive.add(self)
+        self._thread.start()
+
+    def _work(self, reader: _Reader, at: _Position) -> None:
+        try:
+            batches = reader.batches(at)
+            while True:
+                self._room.get()
+                if self._stopping:
+                    return
+                self.ready.put(next(batches))
+        except Exception as error:  # whatever it is, it belongs to the thread that asks for the batch
+            self.ready.put(error)
+
+    def get(self) -> tuple[list[NDArray[np.float32]], _Position]:
+        item = self.ready.get()
+        if isinstance(item, Exception):
+            self.ready.put(item)  # for whoever asks again
+            raise item
+        self._room.put(None)
+        return item
+
+    def signal(self) -> None:
+        """Ask the thread to end without waiting: this may run inside a garbage collection, under any lock."""
+        self._stopping = True
+        self._room.put(None)
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self.signal()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A thread inside HDF5 while the interpreter is taken down would crash it."""
+    for prefetcher in list(_Prefetcher._alive):
+        prefetcher.stop()
+
+
+class HDF5Source:
+    """Endless batches from the HDF5 files that the text file ``source`` lists.
+
+    source      text file: paths split by white space, relative to the working directory or else to its folder
+    tops        dataset names, one a top
+    batch_size  rows a batch; may exceed the database, which is then wrapped around
+    shuffle     random order of files, and of rows within a file, drawn for each epoch
+    seed        of that order; any integer
+    where       what errors begin with, such as ``net.prototxt:7: layer "data"``
+
+    All files are opened once here and checked; every defect of a list, a file or a dataset is a
+    :class:`DataError` that names it. A thread, started at the first :meth:`next`, prepares batches ahead. Use
+    from one thread; it can neither be copied nor pickled nor used in a forked child.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        tops: Sequence[str],
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        where: str = "",
+    ):
+        prefix = f"{where}: {source}" if where else str(source)
+        if not tops:
+            raise DataError(f"{prefix}: no tops, so there is nothing to read")
+        if batch_size < 1:
+            raise DataError(f"{prefix}: batch_size is {batch_size}; it must be at least 1")
+        self._reader = _Reader(os.fspath(source), tops, batch_size, shuffle, seed % 2**64, where)
+        self._at = _Position()
+        self._prefetcher: _Prefetcher | None = None
+        self._finalizer: weakref.finalize[[], HDF5Source] | None = None
+        self._pid = os.getpid()
+        self._closed = False
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shape of a batch of each top, rows first."""
+        return [(self._reader.batch_size, *shape) for shape in self._reader.item_shapes]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all files together: one epoch."""
+        return sum(file.rows for file in self._reader.files)
+
+    def next(self) -> list[NDArray[np.float32]]:
+        """The next batch: one new C-contiguous float32 array a top.
+
+        :class:`DataError` if a file has become unreadable since the source was opened.
+        """
+        if self._closed:
+            raise ValueError(f"{self._reader.label}: this source has been closed")
+        if self._pid != os.getpid():
+            raise RuntimeError(
+                f"{self._reader.label}: opened before a fork; open it anew in the child process"
+            )
+        if self._prefetcher is None:
+            self._prefetcher = _Prefetcher(self._reader, self._at)
+            self._finalizer = weakref.finalize(self, self._prefetcher.signal)
+            self._finalizer.atexit = False  # _stop_all waits as well
+        batch, self._at = self._prefetcher.get()
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch begins, after those handed out (not those prefetched). Fit for JSON."""
+        at, reader = self._at, self._reader
+        return {
+            "seed": reader.seed,
+            "epoch": at.epoch,
+            "file": at.file,
+            "row": at.row,
+            "files": len(reader.files),
+            "rows": self.rows,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken, row for row; the seed becomes that of the state.
+
+        :class:`DataError` if the state is not one of this database (another number of files or rows).
+        """
+        reader = self._reader
+        try:
+            values = {name: int(state[name]) for name in ("seed", "epoch", "file", "row", "files", "rows")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{reader.label}: the saved data position is incomplete ({error})") from error
+        if (values["files"], values["rows"]) != (len(reader.files), self.rows):
+            raise DataError(
+                f"{reader.label}: the saved data position is of a database with {values['files']} files and "
+                f"{values['rows']} rows; this one has {len(reader.files)} and {self.rows}"
+            )
+        at = _Position(values["epoch"], values["file"], values["row"])
+        seed = values["seed"] % 2**64
+        if (
+            at.epoch < 0
+            or not 0 <= at.file < len(reader.files)
+            or not 0 <= at.row < reader.files[reader.file_order(at.epoch, seed)[at.file]].rows
+        ):
+            raise DataError(
+                f"{reader.label}: the saved data position lies outside the database "
+                f"(epoch {at.epoch}, file {at.file}, row {at.row})"
+            )
+        self._halt()
+        reader.seed, self._at = seed, at
+
+    def _halt(self) -> None:
+        if self._prefetcher is not None and self._pid == os.getpid():
+            assert self._finalizer is not None
+            self._finalizer.detach()
+            self._prefetcher.stop()
+        self._prefetcher = self._finalizer = None
+
+    def close(self) -> None:
+        """Stop the thread and free the memory. Closing twice is fine; :meth:`next` is an error afterwards."""
+        self._halt()
+        self._reader._resident.clear()
+        self._closed = True
+
+    def __enter__(self) -> "HDF5Source":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self._reader.label}: a data source owns a thread and cannot be copied or pickled; "
+            "open another one and give it this one's state_dict()"
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
