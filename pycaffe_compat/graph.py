@@ -1,0 +1,574 @@
+"""The builder: a NetParameter becomes an ordinary ``torch.nn.Module``.
+
+    graph = Graph("prototxt/l8.prototxt", stages=["deploy"])
+    graph.load_weights(read_weights("models/l8_residual_q20/weights.caffemodel"))
+    restored = graph(luma)["restored"]
+
+Read top to bottom: the net's text is filtered for its state (:func:`filter_net`), Split layers are inserted where a blob
+has several readers (:func:`insert_splits`), the layers are built in order with their shapes inferred on the meta device,
+shared parameters are tied, and last it is decided where gradients go (Caffe's own rules, ``Net::Init``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import CaffeError, NetError, WeightsError
+from .layers import lookup
+from .layers.base import Layer, as_tuple, shape_text
+from .layers.data import DataLayer
+from .naming import did_you_mean
+from .proto import caffe_pb2
+from .proto.text import NetSource, read_net
+
+TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
+
+
+@dataclass
+class Node:
+    """One layer in its place: what it reads, what it writes, where it stands in the file."""
+
+    name: str
+    type: str
+    layer: Layer
+    bottoms: list[str]
+    tops: list[str]
+    param: Any
+    where: str
+    """``file:line`` of the layer, for messages."""
+    loss_weights: list[float] = field(default_factory=list)
+    """One a top; 0 where the top is no loss."""
+    need_backward: bool = False
+    propagate_down: list[bool] = field(default_factory=list)
+    """One a bottom: whether backward writes that bottom's gradient."""
+    detached: tuple[int, ...] = ()
+    """Bottoms whose gradient the file cuts off with ``propagate_down: false``."""
+    last_use: list[str] = field(default_factory=list)
+    """Blobs that nothing reads after this layer: ``forward`` frees them here."""
+    views: list[tuple[str, nn.Parameter, tuple[int, ...]]] = field(default_factory=list)
+    """Parameters shared under another shape (``share_mode: PERMISSIVE``): attribute, owner, shape."""
+
+    @property
+    def label(self) -> str:
+        """How messages name the layer: ``prototxt/l8.prototxt:41: layer "conv3" (Convolution)``."""
+        return f'{self.where + ": " if self.where else ""}layer "{self.name}" ({self.type})'
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """A parameter as the solver sees it: owners only, in Caffe's order."""
+
+    parameter: nn.Parameter
+    lr_mult: float
+    decay_mult: float
+    layer: str
+    index: int
+
+
+class Graph(nn.Module):
+    """A net as a module: blobs by name in, blobs by name out.
+
+    Args:
+        net: path of a prototxt, a NetParameter, or a parsed NetSource.
+        phase: TRAIN (0) or TEST (1); None takes the net's own ``state`` (TEST when it says nothing).
+        level, stages: they choose among ``include``/``exclude`` rules; stages that the net's own state names count too.
+
+    Raises:
+        NetError: the net cannot be built; names file, line and layer.
+    """
+
+    def __init__(
+        self,
+        net: str | PathLike[str] | NetSource | Any,
+        phase: int | None = None,
+        level: int = 0,
+        stages: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        source = as_source(net)
+        state = merged_state(source.param, phase, level, stages)
+        source = insert_splits(filter_net(source, state))
+        self.name: str = source.param.name
+        self.phase: int = state.phase
+        self.param = source.param
+        self.path = source.path
+        self.nodes: list[Node] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.layers = nn.ModuleDict()
+        self._owners: list[tuple[Node, int]] = []
+        self._mults: list[tuple[float, float]] = []
+        self._shared: dict[tuple[int, int], int] = {}
+        self._build(source)
+        read = {b for node in self.nodes for b in node.bottoms}
+        self.inputs = [top for node in self.nodes if node.type == "Input" for top in node.tops]
+        self.outputs = sorted({t for node in self.nodes for t in node.tops} - read)
+        self._plan_backward()
+        self._plan_memory()
+
+    # ------------------------------------------------------------------------------------------------- building
+
+    def _build(self, source: NetSource) -> None:
+        blobs: dict[str, Tensor] = {}  # meta tensors: shapes only
+        last_writer: dict[str, Node] = {}
+        named: dict[str, int] = {}  # parameter name -> index into self._owners
+        for i, param in enumerate(source.param.layer):
+            node = Node(
+                param.name, param.type, None, list(param.bottom), list(param.top), param, source.where(i)
+            )  # type: ignore[arg-type]
+            with _located(node):
+                node.layer = self._make(node, blobs)
+                bottoms = [blobs[b] for b in node.bottoms]
+                node.layer.setup(*bottoms)
+                tops = node.layer.infer(*bottoms)
+                if len(tops) != len(node.tops):
+                    raise NetError(f"computes {len(tops)} tops, the file names {len(node.tops)}")
+                node.layer.fill()
+                self._share(node, named)
+            if node.tops[:1] == node.bottoms[:1] and node.bottoms:
+                node.layer.inplace = last_writer[node.bottoms[0]].layer.fresh_output
+            for name, top in zip(node.tops, tops, strict=True):
+                blobs[name] = top
+                self.shapes[name] = tuple(top.shape)
+                last_writer[name] = node
+            weights = list(param.loss_weight)
+            if weights and len(weights) != len(node.tops):
+                raise NetError(
+                    f"{node.label}: {len(weights)} loss_weight for {len(node.tops)} tops: give one each, or none"
+                )
+            default = [node.layer.default_loss_weight] + [0.0] * len(node.tops)
+            node.loss_weights = weights or default[: len(node.tops)]
+            self.layers.add_module(_module_key(node.name, self.layers), node.layer)
+            self.nodes.append(node)
+
+    def _make(self, node: Node, blobs: Mapping[str, Tensor]) -> Layer:
+        row = lookup(node.type)
+        for name in node.bottoms:
+            if name not in blobs:
+                raise NetError(f'bottom "{name}" is produced by no layer above{did_you_mean(name, blobs)}')
+        for what, names, (least, most) in (
+            ("bottom", node.bottoms, row.bottoms),
+            ("top", node.tops, row.tops),
+        ):
+            if len(names) < least or (most is not None and len(names) > most):
+                count = (
+                    str(least)
+                    if least == most
+                    else f"{least} or more"
+                    if most is None
+                    else f"{least} to {most}"
+                )
+                raise NetError(f"has {len(names)} {what}s: {node.type} takes {count}")
+        if row.same_count and len(node.tops) != len(node.bottoms):
+            raise NetError(
+                f"has {len(node.bottoms)} bottoms and {len(node.tops)} tops: {node.type} takes as many of both"
+            )
+        for k, name in enumerate(node.tops):
+            if name in node.tops[:k]:
+                raise NetError(f'names the top "{name}" twice')
+            if name in blobs:
+                if k >= len(node.bottoms) or node.bottoms[k] != name:
+                    raise NetError(
+                        f'top "{name}" is produced by a layer above already: rename one (or, for an in-place layer, '
+                        f"note that a blob with several readers cannot be changed in place)"
+                    )
+                if not row.inplace:
+                    raise NetError(f'top "{name}" is also its bottom: {node.type} does not work in place')
+        downs = len(node.param.propagate_down)
+        if downs and downs != len(node.bottoms):
+            raise NetError(f"{downs} propagate_down for {len(node.bottoms)} bottoms: give one each, or none")
+        return row.cls(node.param, self.phase)
+
+    def _share(self, node: Node, named: dict[str, int]) -> None:
+        """Ties parameters of one name together: the first layer that names it owns it."""
+        specs = node.param.param
+        if len(specs) > len(node.layer.blobs):
+            raise NetError(f"has {len(specs)} param blocks for {len(node.layer.blobs)} parameter blobs")
+        for index, attribute in enumerate(node.layer.blob_names):
+            spec = specs[index] if index < len(specs) else caffe_pb2.ParamSpec()
+            if spec.lr_mult < 0 or spec.decay_mult < 0:
+                raise NetError(f"param {index}: lr_mult and decay_mult must not be negative")
+            if not spec.name or spec.name not in named:
+                if spec.name:
+                    named[spec.name] = len(self._owners)
+                self._owners.append((node, index))
+                self._mults.append((spec.lr_mult, spec.decay_mult))
+                continue
+            owner_id = named[spec.name]
+            owner_node, owner_index = self._owners[owner_id]
+            owner = owner_node.layer.blobs[owner_index]
+            mine = node.layer.blobs[index]
+            permissive = spec.share_mode == spec.PERMISSIVE
+            fits = mine.numel() == owner.numel() if permissive else mine.shape == owner.shape
+            if not fits:
+                raise NetError(
+                    f'param "{spec.name}": shape {shape_text(mine.shape)} does not fit {shape_text(owner.shape)} of its '
+                    f'owner, layer "{owner_node.name}"'
+                    + ("" if permissive else " (share_mode: PERMISSIVE asks for the same count only)")
+                )
+            self._merge_mults(owner_id, spec, owner_node, owner_index)
+            self._shared[len(self.nodes), index] = owner_id
+            assert isinstance(owner, nn.Parameter)
+            if mine.shape == owner.shape:
+                setattr(node.layer, attribute, owner)
+            else:
+                delattr(node.layer, attribute)
+                node.views.append((attribute, owner, tuple(mine.shape)))
+                node.layer.__dict__[attribute] = owner.view(mine.shape)
+
+    def _merge_mults(self, owner_id: int, spec: Any, owner_node: Node, owner_index: int) -> None:
+        """A sharer may say lr_mult or decay_mult where the owner is silent; two that differ are an error."""
+        specs = owner_node.param.param
+        owner_spec = specs[owner_index]
+        for name in ("lr_mult", "decay_mult"):
+            if not spec.HasField(name):
+                continue
+            value = getattr(spec, name)
+            if owner_spec.HasField(name) and getattr(owner_spec, name) != value:
+                raise NetError(
+                    f'param "{spec.name}": {name} {value:g} differs from {getattr(owner_spec, name):g} of its owner, '
+                    f'layer "{owner_node.name}"'
+                )
+            setattr(owner_spec, name, value)
+        self._mults[owner_id] = (owner_spec.lr_mult, owner_spec.decay_mult)
+
+    def _plan_backward(self) -> None:
+        """Which layers and bottoms take part in backward: Caffe's two passes and its force_backward."""
+        blob_needs: dict[str, bool] = {}
+        for n, node in enumerate(self.nodes):
+            needs = [blob_needs[b] for b in node.bottoms]
+            override = list(node.param.propagate_down)
+            node.propagate_down = [bool(v) for v in override] or list(needs)
+            node.detached = tuple(i for i, down in enumerate(node.propagate_down) if needs[i] and not down)
+            learns = [self._mults[self._owner_id(n, i)][0] != 0 for i in range(len(node.layer.blob_names))]
+            node.need_backward = any(needs) or any(learns)
+            for top in node.tops:
+                blob_needs[top] = node.need_backward or (top in node.bottoms and blob_needs[top])
+        # Backwards: what leads to no loss needs none.
+        under_loss: set[str] = set()
+        skipped: set[str] = set()
+        for node in reversed(self.nodes):
+            contributes = any(node.loss_weights) or any(t in under_loss for t in node.tops)
+            if node.need_backward and all(t in skipped for t in node.tops):
+                node.need_backward = False
+                node.propagate_down = [False] * len(node.bottoms)
+            if not contributes:
+                node.need_backward = False
+            for i, bottom in enumerate(node.bottoms):
+                if contributes:
+                    under_loss.add(bottom)
+                else:
+                    node.propagate_down[i] = False
+                if not node.propagate_down[i]:
+                    skipped.add(bottom)
+        force = self.param.force_backward
+        for node in self.nodes:
+            if force:
+                node.need_backward = True
+                node.detached = ()
+                node.propagate_down = [
+                    down or node.layer.forced_bottoms(i) for i, down in enumerate(node.propagate_down)
+                ]
+        for learnable in self.learnable:
+            learnable.parameter.requires_grad_(force or learnable.lr_mult != 0)
+
+    def _plan_memory(self) -> None:
+        keep = set(self.outputs) | {
+            t for n in self.nodes for t, w in zip(n.tops, n.loss_weights, strict=True) if w
+        }
+        seen: set[str] = set()
+        for node in reversed(self.nodes):
+            for name in node.bottoms + node.tops:
+                if name not in seen:
+                    seen.add(name)
+                    if name not in keep:
+                        node.last_use.append(name)
+
+    def _owner_id(self, node_index: int, blob_index: int) -> int:
+        """Position in ``learnable`` of a node's parameter blob (its owner's, when it is shared)."""
+        if (node_index, blob_index) in self._shared:
+            return self._shared[node_index, blob_index]
+        node = self.nodes[node_index]
+        return next(k for k, (owner, i) in enumerate(self._owners) if owner is node and i == blob_index)
+
+    # ------------------------------------------------------------------------------------------------ computing
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> dict[str, Tensor]:
+        """The net's output blobs, by name in alphabetical order.
+
+        Args:
+            inputs, named: the input blobs, in the net's order or by name; any shape that the layers accept.
+        """
+        blobs = self._given(inputs, named)
+        for node in self.nodes:
+            self._compute(node, blobs)
+            for name in node.last_use:
+                del blobs[name]
+        return {name: blobs[name] for name in self.outputs}
+
+    def run(self, *inputs: Tensor, **named: Tensor) -> dict[str, Tensor]:
+        """Like ``forward``, but every blob is kept and returned; one changed in place holds its last value."""
+        blobs = self._given(inputs, named)
+        for node in self.nodes:
+            self._compute(node, blobs)
+        return blobs
+
+    def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
+        """The objective: every loss top's weight times the sum of its values, added up (0-d, float32)."""
+        terms = [
+            blobs[top].float().sum() * weight if blobs[top].ndim or weight != 1 else blobs[top]
+            for node in self.nodes
+            for top, weight in zip(node.tops, node.loss_weights, strict=True)
+            if weight
+        ]
+        return torch.stack(terms).sum() if len(terms) > 1 else terms[0] if terms else torch.zeros(())
+
+    def _given(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if len(inputs) > len(self.inputs):
+            raise NetError(
+                f'net "{self.name}" has {len(self.inputs)} input blobs {self.inputs}, {len(inputs)} are given'
+            )
+        blobs = dict(zip(self.inputs, inputs, strict=False)) | dict(named)
+        missing = [name for name in self.inputs if name not in blobs]
+        unknown = [name for name in named if name not in self.inputs]
+        if missing or unknown:
+            what = (
+                f'input blob "{missing[0]}" is not given' if missing else f'"{unknown[0]}" is no input blob'
+            )
+            raise NetError(f'net "{self.name}": {what}; its input blobs are {self.inputs}')
+        return blobs
+
+    def _compute(self, node: Node, blobs: dict[str, Tensor]) -> None:
+        if node.type == "Input":
+            return
+        bottoms = [blobs[b] for b in node.bottoms]
+        for i in node.detached:
+            bottoms[i] = bottoms[i].detach()
+        for attribute, owner, shape in node.views:
+            node.layer.__dict__[attribute] = owner.view(shape)
+        blobs.update(zip(node.tops, as_tuple(node.layer(*bottoms)), strict=True))
+
+    # ----------------------------------------------------------------------------------------------- parameters
+
+    @property
+    def params(self) -> dict[str, list[Tensor]]:
+        """Parameter blobs by layer name, in Caffe's order; a shared one stands under each of its layers."""
+        return {node.name: node.layer.blobs for node in self.nodes if node.layer.blob_names}
+
+    @property
+    def learnable(self) -> list[Learnable]:
+        """Every parameter once, as the solver sees it, in Caffe's order (those with lr_mult 0 too)."""
+        return [
+            Learnable(node.layer.blobs[index], *mults, node.name, index)  # type: ignore[arg-type]
+            for (node, index), mults in zip(self._owners, self._mults, strict=True)
+        ]
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The blobs that make up the loss, and what each weighs."""
+        return {t: w for n in self.nodes for t, w in zip(n.tops, n.loss_weights, strict=True) if w}
+
+    @property
+    def data_layers(self) -> dict[str, DataLayer]:
+        """The layers that read a source of their own."""
+        return {node.name: node.layer for node in self.nodes if isinstance(node.layer, DataLayer)}
+
+    def weights(self) -> dict[str, list[np.ndarray]]:
+        """Copies of all parameter blobs by layer name, float32, in Caffe's memory order."""
+        return {
+            name: [np.array(b.detach().cpu().float().numpy(), order="C") for b in blobs]
+            for name, blobs in self.params.items()
+        }
+
+    def load_weights(
+        self, weights: Mapping[str, Sequence[np.ndarray]], source: str = "the weights"
+    ) -> list[str]:
+        """Copy weights into the layers of the same name; other layers keep theirs.
+
+        Old 4-d shapes with leading ones match right-aligned, as in Caffe.
+
+        Returns:
+            Names of the layers that were filled.
+
+        Raises:
+            WeightsError: a layer has another number of blobs or another shape; nothing is changed then.
+        """
+        todo: list[tuple[Tensor, np.ndarray]] = []
+        filled = []
+        for node in self.nodes:
+            if node.name not in weights or not node.layer.blob_names:
+                continue
+            given, mine = weights[node.name], node.layer.blobs
+            if len(given) != len(mine):
+                raise WeightsError(
+                    f"{node.label} has {len(mine)} parameter blobs, {source} holds {len(given)}"
+                )
+            for i, (blob, array) in enumerate(zip(mine, given, strict=True)):
+                if not _same_shape(tuple(blob.shape), array.shape):
+                    raise WeightsError(
+                        f"{node.label} parameter {i} has shape {shape_text(blob.shape)}, {source} holds "
+                        f"{shape_text(array.shape)}; to train this layer from scratch, rename it"
+                    )
+                todo.append((blob, array))
+            filled.append(node.name)
+        with torch.no_grad():
+            for blob, array in todo:
+                blob.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(blob.shape))
+        return filled
+
+    def extra_repr(self) -> str:
+        return f"{self.name!r}, inputs={self.inputs}, outputs={self.outputs}"
+
+
+def _same_shape(mine: tuple[int, ...], given: tuple[int, ...]) -> bool:
+    if mine == given:
+        return True
+    padded = (1,) * (4 - len(mine)) + mine
+    return len(given) == 4 and len(mine) <= 4 and padded == given
+
+
+def _module_key(name: str, modules: nn.ModuleDict) -> str:
+    """A layer's name as PyTorch accepts it in a state_dict: no dots, nothing empty, no method's name, no duplicate."""
+    key = name.replace(".", "_") or "_"
+    while key in modules or hasattr(modules, key):
+        key += "_"
+    return key
+
+
+class _located:
+    """Puts file, line and layer in front of what goes wrong while a layer is built."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, CaffeError):
+            raise type(error)(f"{self.node.label}: {error}") from error
+        if isinstance(error, (RuntimeError, ValueError, TypeError, MemoryError)):
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise NetError(f"{self.node.label}: cannot be built: {first}") from error
+
+
+# --------------------------------------------------------------------------------------- the net's text, rewritten
+
+
+def as_source(net: Any) -> NetSource:
+    """A path, a NetParameter or a NetSource as a NetSource."""
+    if isinstance(net, NetSource):
+        return net
+    if isinstance(net, (str, PathLike)):
+        return read_net(net)
+    return NetSource(net, "", [0] * len(net.layer))
+
+
+def merged_state(param: Any, phase: int | None, level: int, stages: Sequence[str]) -> Any:
+    """The net's own state under the caller's: a phase given comes with its level, stages add up (Caffe's ``Net``)."""
+    state = caffe_pb2.NetState()
+    state.CopyFrom(param.state)
+    if phase is not None:
+        state.phase = phase
+    if phase is not None or level:
+        state.level = level
+    state.stage.extend(s for s in stages if s not in state.stage)
+    return state
+
+
+def filter_net(source: NetSource, state: Any) -> NetSource:
+    """The layers whose ``include``/``exclude`` rules the state meets.
+
+    A layer with include rules stays when any of them holds; one with exclude rules when none does.
+
+    Raises:
+        NetError: a layer has both include and exclude rules.
+    """
+    param = caffe_pb2.NetParameter()
+    param.CopyFrom(source.param)
+    del param.layer[:]
+    param.state.CopyFrom(state)
+    lines = []
+    for i, (layer, line) in enumerate(zip(source.param.layer, source.lines, strict=True)):
+        if layer.include and layer.exclude:
+            raise NetError(
+                f'{source.where(i) or "net"}: layer "{layer.name}" has both include and exclude rules: use one'
+            )
+        keep = not any(_meets(state, rule) for rule in layer.exclude)
+        if layer.include:
+            keep = any(_meets(state, rule) for rule in layer.include)
+        if keep:
+            param.layer.add().CopyFrom(layer)
+            lines.append(line)
+    return NetSource(param, source.path, lines)
+
+
+def _meets(state: Any, rule: Any) -> bool:
+    """Whether a state meets a rule: all of its conditions hold."""
+    return (
+        (not rule.HasField("phase") or rule.phase == state.phase)
+        and (not rule.HasField("min_level") or state.level >= rule.min_level)
+        and (not rule.HasField("max_level") or state.level <= rule.max_level)
+        and all(stage in state.stage for stage in rule.stage)
+        and not any(stage in state.stage for stage in rule.not_stage)
+    )
+
+
+def insert_splits(source: NetSource) -> NetSource:
+    """Gives every reader of a shared blob its own name, through Split layers named as Caffe names them.
+
+    A loss weight on a blob that is read further counts as one more reader, and moves to the Split's first top.
+    """
+    writer: dict[str, tuple[int, int]] = {}  # blob -> (layer, top) that wrote it last
+    reads: dict[tuple[int, int], tuple[int, int]] = {}  # (layer, bottom) -> its writer
+    readers: Counter[tuple[int, int]] = Counter()
+    weighed: dict[tuple[int, int], float] = {}
+    layers = source.param.layer
+    for i, layer in enumerate(layers):
+        for j, name in enumerate(layer.bottom):
+            if name in writer:  # an unknown bottom is reported when the layer is built
+                reads[i, j] = writer[name]
+                readers[writer[name]] += 1
+        for j, name in enumerate(layer.top):
+            writer[name] = (i, j)
+        for j, weight in enumerate(layer.loss_weight[: len(layer.top)]):
+            if weight:
+                weighed[i, j] = weight
+                readers[i, j] += 1
+    param = caffe_pb2.NetParameter()
+    param.CopyFrom(source.param)
+    del param.layer[:]
+    lines: list[int] = []
+    used: Counter[tuple[int, int]] = Counter()
+    for i, layer in enumerate(layers):
+        copy = param.layer.add()
+        copy.CopyFrom(layer)
+        lines.append(source.lines[i])
+        for j, name in enumerate(layer.bottom):
+            top = reads.get((i, j))
+            if top is not None and readers[top] > 1:
+                copy.bottom[j] = f"{_split_name(layers[top[0]].name, name, top[1])}_{used[top]}"
+                used[top] += 1
+        for j, name in enumerate(layer.top):
+            count = readers[i, j]
+            if count <= 1:
+                continue
+            split = param.layer.add(name=_split_name(layer.name, name, j), type="Split", bottom=[name])
+            split.top.extend(f"{split.name}_{k}" for k in range(count))
+            lines.append(source.lines[i])
+            if (i, j) in weighed:
+                copy.ClearField("loss_weight")
+                split.loss_weight.extend([weighed[i, j]] + [0.0] * (count - 1))
+                used[i, j] += 1
+    return NetSource(param, source.path, lines)
+
+
+def _split_name(layer: str, blob: str, index: int) -> str:
+    return f"{blob}_{layer}_{index}_split"

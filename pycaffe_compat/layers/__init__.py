@@ -1,0 +1,22 @@
+"""Layer types: one file a family, one small class a type, a registry row each.
+
+To add one, write its class in the family's file with :func:`base.register` above it; CONTRIBUTING.md shows how.
+"""
+
+from . import activation, convolution, data, elementwise, loss, python, structure
+from .base import REGISTRY, Layer, LayerType, lookup, register
+
+__all__ = [
+    "REGISTRY",
+    "Layer",
+    "LayerType",
+    "activation",
+    "convolution",
+    "data",
+    "elementwise",
+    "lookup",
+    "loss",
+    "python",
+    "register",
+    "structure",
+]

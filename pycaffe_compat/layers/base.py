@@ -1,0 +1,150 @@
+"""What every layer type shares: the base class and the registry.
+
+A layer type is a registry row and a small class. The row says what the net file may write (the parameter message, how
+many bottoms and tops, whether the layer may work in place); the class creates its parameters in :meth:`Layer.setup`
+and computes its tops in :meth:`Layer.forward`. Gradients come from autograd, shapes from running ``forward`` on
+PyTorch's meta device, ONNX from PyTorch's exporter: a layer's meaning is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NetError
+from ..naming import unknown
+from . import fillers
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """One row of the registry: what a net file may write for this type."""
+
+    name: str
+    cls: type[Layer]
+    param: str | None
+    """Name of its message in LayerParameter, e.g. ``convolution_param``; None when it has none."""
+    bottoms: tuple[int, int | None]
+    """Least and largest number of bottoms (None: no limit)."""
+    tops: tuple[int, int | None]
+    same_count: bool
+    """As many tops as bottoms, the i-th computed from the i-th (Convolution)."""
+    inplace: bool
+    """Whether a top may bear its bottom's name."""
+
+
+REGISTRY: dict[str, LayerType] = {}
+
+
+def register(
+    name: str,
+    *,
+    param: str | None = None,
+    bottoms: int | tuple[int, int | None] = 1,
+    tops: int | tuple[int, int | None] = 1,
+    same_count: bool = False,
+    inplace: bool = False,
+) -> Callable[[type[Layer]], type[Layer]]:
+    """Class decorator: adds a layer type to the registry.
+
+    Raises:
+        NetError: the type is registered already.
+    """
+
+    def add(cls: type[Layer]) -> type[Layer]:
+        if name in REGISTRY:
+            raise NetError(f'layer type "{name}" is registered already, by {REGISTRY[name].cls.__qualname__}')
+        REGISTRY[name] = LayerType(name, cls, param, _range(bottoms), _range(tops), same_count, inplace)
+        return cls
+
+    return add
+
+
+def _range(n: int | tuple[int, int | None]) -> tuple[int, int | None]:
+    return (n, n) if isinstance(n, int) else n
+
+
+def lookup(name: str) -> LayerType:
+    """The registry row of a type; NetError with the nearest known name when there is none."""
+    if name not in REGISTRY:
+        raise NetError(unknown("layer type", name, sorted(REGISTRY)))
+    return REGISTRY[name]
+
+
+class Layer(nn.Module):
+    """Base of all layers.
+
+    Attributes:
+        settings: the layer's own message (``convolution_param``, ...), or None.
+        inplace: the graph sets it where overwriting the bottom is safe; a layer may use it to save memory.
+    """
+
+    default_loss_weight = 0.0
+    """1 in loss layers: what each first top weighs when the net file does not say."""
+    fresh_output = False
+    """The output is newly allocated and not needed for this layer's own gradient: the next layer may overwrite it."""
+    forced_bottoms: Callable[[int], bool] = staticmethod(lambda index: True)
+    """Whether ``force_backward`` reaches bottom number ``index`` (it does not reach a loss layer's label)."""
+
+    def __init__(self, param: Any, phase: int) -> None:
+        super().__init__()
+        row = lookup(param.type)
+        self.param = param
+        self.phase = phase
+        self.settings = getattr(param, row.param) if row.param else None
+        self.inplace = False
+        self.blob_names: list[str] = []
+        self._fillers: list[Any] = []
+
+    def add_blob(self, name: str, shape: Sequence[int], filler: Any = None) -> None:
+        """Declare the next parameter blob; it is filled when the shapes of the whole layer are known to work."""
+        self.register_parameter(name, nn.Parameter(torch.empty(tuple(shape), device="meta")))
+        self.blob_names.append(name)
+        self._fillers.append(filler)
+
+    def fill(self) -> None:
+        """Allocate the declared parameters and fill them from PyTorch's global random generator."""
+        for name, filler in zip(self.blob_names, self._fillers, strict=True):
+            shape = tuple(getattr(self, name).shape)
+            setattr(self, name, nn.Parameter(fillers.fill(filler, shape)))
+
+    @property
+    def blobs(self) -> list[Tensor]:
+        """The parameter blobs, in Caffe's order."""
+        return [getattr(self, name) for name in self.blob_names]
+
+    def setup(self, *bottoms: Tensor) -> None:
+        """Check the settings and declare the parameters. ``bottoms`` are meta tensors: only their shapes are real."""
+
+    def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        """Shapes of the tops, as meta tensors: by running ``forward`` there."""
+        with torch.no_grad():
+            return as_tuple(self(*bottoms))
+
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
+
+
+def as_tuple(tops: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """One tensor or several, as a tuple."""
+    return (tops,) if isinstance(tops, Tensor) else tuple(tops)
+
+
+def canonical_axis(axis: int, ndim: int) -> int:
+    """A possibly negative axis as 0..ndim-1.
+
+    Raises:
+        NetError: the blob has no such axis.
+    """
+    if not -ndim <= axis < ndim:
+        raise NetError(f"axis {axis} does not exist in a blob of {ndim} dimensions")
+    return axis % ndim
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as the log and messages print it: ``64x1x11x11``."""
+    return "x".join(str(int(n)) for n in shape) or "scalar"

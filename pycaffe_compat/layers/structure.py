@@ -1,0 +1,110 @@
+"""Layers that only route, cut and join blobs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import NetError
+from .base import Layer, canonical_axis, register, shape_text
+
+
+@register("Split", tops=(1, None))
+class Split(Layer):
+    """One blob for several readers. The graph inserts these, named as Caffe names them."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return (x,) * len(self.param.top)
+
+
+@register("Silence", bottoms=(1, None), tops=0)
+class Silence(Layer):
+    """Takes blobs that nobody reads, so that they are no outputs of the net."""
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        return ()
+
+
+@register("Concat", param="concat_param", bottoms=(1, None))
+class Concat(Layer):
+    """Blobs joined along ``axis`` (1: channels)."""
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s, first = self.settings, bottoms[0]
+        if s.HasField("concat_dim") and s.HasField("axis"):
+            raise NetError("concat_dim is the old name of axis: give one of the two")
+        self.axis = s.concat_dim if s.HasField("concat_dim") else canonical_axis(s.axis, first.ndim)
+        for name, x in zip(self.param.bottom, bottoms, strict=True):
+            rest = [i for i in range(first.ndim) if i != self.axis]
+            if x.ndim != first.ndim or any(x.shape[i] != first.shape[i] for i in rest):
+                raise NetError(
+                    f'bottom "{name}" of shape {shape_text(x.shape)} does not fit the first of shape '
+                    f"{shape_text(first.shape)}: all axes but {self.axis} must agree"
+                )
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        return torch.cat(bottoms, self.axis)
+
+
+@register("Slice", param="slice_param", tops=(1, None))
+class Slice(Layer):
+    """A blob cut along ``axis`` at the positions ``slice_point``, or into equal parts."""
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        s, tops = self.settings, len(self.param.top)
+        if s.HasField("slice_dim") and s.HasField("axis"):
+            raise NetError("slice_dim is the old name of axis: give one of the two")
+        self.axis = s.slice_dim if s.HasField("slice_dim") else canonical_axis(s.axis, x.ndim)
+        size = x.shape[self.axis]
+        points = list(s.slice_point)
+        if points and len(points) != tops - 1:
+            raise NetError(
+                f"{len(points)} slice_point for {tops} tops: they are the {tops - 1} positions between them"
+            )
+        if not points:
+            if size % tops:
+                raise NetError(
+                    f"axis {self.axis} of size {size} does not divide into {tops} equal tops: give slice_point"
+                )
+            points = list(range(size // tops, size, size // tops))
+        edges = [0, *points, size]
+        if any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+            raise NetError(f"slice_point {points} must rise within 1..{size - 1}")
+        self.edges = edges
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        pairs = zip(self.edges, self.edges[1:], strict=False)
+        return tuple(x.narrow(self.axis, a, b - a) for a, b in pairs)
+
+
+@register("Crop", param="crop_param", bottoms=2)
+class Crop(Layer):
+    """The first bottom cut to the second one's size from ``axis`` on, at ``offset`` (0 when not given, not centred)."""
+
+    forced_bottoms = staticmethod(lambda index: index == 0)
+
+    def setup(self, x: Tensor, like: Tensor) -> None:  # type: ignore[override]
+        s = self.settings
+        self.axis = canonical_axis(s.axis, x.ndim)
+        axes = x.ndim - self.axis
+        if x.ndim != like.ndim:
+            raise NetError(
+                f"bottoms of shapes {shape_text(x.shape)} and {shape_text(like.shape)} differ in dimensions"
+            )
+        if len(s.offset) not in (0, 1, axes):
+            raise NetError(
+                f"{len(s.offset)} offset for {axes} axes from axis {self.axis} on: give one, or one an axis"
+            )
+        offset = list(s.offset) or [0]
+        self.offsets = offset * axes if len(offset) == 1 else offset
+        for i, o in enumerate(self.offsets, self.axis):
+            if o + like.shape[i] > x.shape[i]:
+                raise NetError(
+                    f"axis {i}: offset {o} + size {like.shape[i]} is more than the bottom's {x.shape[i]} "
+                    f"(bottoms {shape_text(x.shape)} and {shape_text(like.shape)})"
+                )
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:  # type: ignore[override]
+        cut = [slice(None)] * self.axis
+        cut += [slice(o, o + like.shape[i]) for i, o in enumerate(self.offsets, self.axis)]
+        return x[tuple(cut)]

@@ -1,0 +1,41 @@
+"""Caffe's solvers: update rules, ways for the learning rate to move, snapshots that resume bit for bit.
+
+solver = Solver("prototxt/solver_l8.prototxt")
+solver.solve()
+"""
+
+from .lr_policies import POLICIES, LearningRate
+from .signals import Action, SignalActions, handled
+from .solver import (
+    PRECISIONS,
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    Solver,
+    find_net,
+    get_solver,
+)
+from .update_rules import RULES, UpdateRule
+
+__all__ = [
+    "POLICIES",
+    "PRECISIONS",
+    "RULES",
+    "Action",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "LearningRate",
+    "NesterovSolver",
+    "RMSPropSolver",
+    "SGDSolver",
+    "SignalActions",
+    "Solver",
+    "UpdateRule",
+    "find_net",
+    "get_solver",
+    "handled",
+]

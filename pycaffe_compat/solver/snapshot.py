@@ -1,0 +1,272 @@
+"""The solver's state on disk, in both of Caffe's formats.
+
+A snapshot is a pair: ``<prefix>_iter_<N>.caffemodel`` (the weights) and ``.solverstate`` (the rest), or both
+with ``.h5`` behind. This module reads and writes the second:
+
+    iter          how many updates have been made
+    learned_net   the path of the weights, as it was written
+    history       the update rule's tensors: one a parameter, or two (first moments, then second)
+    current_step  how many steps the learning rate has taken
+
+What Caffe has no place for (where the data sources stand, the random generators) goes into one more field,
+JSON text: number 5000 of the binary message, which other readers skip as protobuf demands, and the dataset
+``pycaffe_compat_resume`` of the HDF5 form. A state without it is Caffe's own.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..errors import WeightsError
+from ..proto import caffe_pb2
+from ..proto.binary import array_to_blob, blob_to_array, read_message
+
+_RESUME_FIELD = 5000
+_RESUME_KEY = (_RESUME_FIELD << 3) | 2  # length-delimited
+_RESUME_DATASET = "pycaffe_compat_resume"
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass
+class State:
+    """What a .solverstate holds."""
+
+    iteration: int
+    learned_net: str
+    history: list[np.ndarray]
+    current_step: int = 0
+    resume: dict[str, Any] = field(default_factory=dict)
+    """What Caffe's format has no place for; empty in a file of Caffe's own."""
+
+
+def snapshot_path(prefix: str, iteration: int, kind: str, hdf5: bool) -> str:
+    """``<prefix>_iter_<iteration>.<kind>[.h5]``; kind is "caffemodel" or "solverstate"."""
+    return f"{prefix}_iter_{iteration}.{kind}{'.h5' if hdf5 else ''}"
+
+
+def resolve_prefix(prefix: str, solver_path: str) -> str:
+    """Where snapshots go: an empty prefix means the solver file's stem, a directory that stem within it."""
+    stem = os.path.splitext(solver_path)[0] or "snapshot"
+    if not prefix:
+        return stem
+    if os.path.isdir(prefix) or prefix.endswith("/"):
+        return os.path.join(prefix, os.path.basename(stem))
+    return prefix
+
+
+def probe_prefix(prefix: str) -> None:
+    """Find out now, not after hours of training, whether snapshots can be written; makes their directory.
+
+    Raises OSError, naming the directory or file, where they cannot.
+    """
+    directory = os.path.dirname(prefix)
+    if directory:
+        os.makedirs(directory, exist_ok=True)
+    probe = f"{prefix}.tempfile"
+    created = not os.path.exists(probe)
+    with open(probe, "ab"):
+        pass
+    if created:
+        os.remove(probe)
+
+
+def write_state(path: str, state: State) -> None:
+    """Write a state into ``path`` (a temporary name, to be renamed); HDF5 if it ends in ``.h5``."""
+    resume = json.dumps(state.resume, separators=(",", ":"))
+    if path.endswith(".h5"):
+        _write_hdf5(path, state, resume)
+        return
+    message = caffe_pb2.SolverState(
+        iter=state.iteration, learned_net=state.learned_net, current_step=state.current_step
+    )
+    message.history.extend(array_to_blob(array) for array in state.history)
+    body = resume.encode()
+    with open(path, "wb") as file:
+        file.write(message.SerializeToString() + _varint(_RESUME_KEY) + _varint(len(body)) + body)
+
+
+def read_state(path: str) -> State:
+    """Read a state of either format, by its content.
+
+    Raises WeightsError (one line that names the file) where there is none or it is broken.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(_HDF5_SIGNATURE))
+            content = b"" if head == _HDF5_SIGNATURE else head + file.read()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
+    if head == _HDF5_SIGNATURE:
+        return _read_hdf5(path)
+    message = read_message(path, caffe_pb2.SolverState)
+    if not message.HasField("iter"):
+        raise WeightsError(f"{path}: is not a .solverstate: it holds no iteration")
+    try:
+        history = [blob_to_array(blob) for blob in message.history]
+    except ValueError as error:
+        raise WeightsError(f"{path}: history: {error}") from error
+    return State(
+        message.iter,
+        message.learned_net,
+        history,
+        message.current_step,
+        _parse_resume(path, _find_resume(content)),
+    )
+
+
+def _parse_resume(path: str, text: bytes | str) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        resume = json.loads(text)
+    except ValueError as error:
+        raise WeightsError(f"{path}: is damaged: what resumes the data does not parse: {error}") from error
+    return resume if isinstance(resume, dict) else {}
+
+
+# ---------------------------------------------------------------------------------------------- protobuf form
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _find_resume(content: bytes) -> bytes:
+    """Our extra field of a serialised SolverState that is known to parse; b"" when it has none.
+
+    By hand, because protobuf's access to unknown fields changes with its major versions.
+    """
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            byte = content[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    while position < len(content):
+        key = varint()
+        kind = key & 7
+        if kind == 2:
+            length = varint()
+            if key == _RESUME_KEY:
+                return content[position : position + length]
+            position += length
+        elif kind == 0:
+            varint()
+        else:  # 64 or 32 bits; groups do not exist here
+            position += 8 if kind == 1 else 4
+    return b""
+
+
+# -------------------------------------------------------------------------------------------------- HDF5 form
+
+
+def _write_hdf5(path: str, state: State, resume: str) -> None:
+    with h5py.File(path, "w") as file:
+        # Caffe reads the numbers as arrays of one and the text as a string with an end mark within its
+        # length.
+        file.create_dataset("iter", data=np.array([state.iteration], np.int32))
+        file.create_dataset("current_step", data=np.array([state.current_step], np.int32))
+        _write_text(file, "learned_net", state.learned_net)
+        _write_text(file, _RESUME_DATASET, resume)
+        history = file.create_group("history")
+        for i, array in enumerate(state.history):
+            history.create_dataset(str(i), data=np.ascontiguousarray(array, np.float32))
+
+
+def _write_text(file: h5py.File, name: str, text: str) -> None:
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(len(text.encode()) + 1)
+    kind.set_strpad(h5py.h5t.STR_NULLTERM)
+    dataset = h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(text.encode(), dtype=kind.dtype), kind)
+
+
+def _read_text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _read_hdf5(path: str) -> State:
+    try:
+        with h5py.File(path, "r") as file:
+            if "iter" not in file:
+                raise WeightsError(f"{path}: is not a .solverstate: it holds no iteration")
+            groups = file["history"] if "history" in file else {}
+            history = [np.asarray(groups[str(i)], np.float32) for i in range(len(groups))]
+            # Scalar or array of one: releases of Caffe differ.
+            numbers = {
+                name: int(np.ravel(file[name][()])[0]) for name in ("iter", "current_step") if name in file
+            }
+            texts = {
+                name: _read_text(file[name][()]) for name in ("learned_net", _RESUME_DATASET) if name in file
+            }
+    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
+        raise WeightsError(
+            f"{path}: is not a readable .solverstate: {' '.join(str(error).split())}"
+        ) from error
+    return State(
+        numbers["iter"],
+        texts.get("learned_net", ""),
+        history,
+        numbers.get("current_step", 0),
+        _parse_resume(path, texts.get(_RESUME_DATASET, "")),
+    )
+
+
+def fit_history(
+    path: str, rule: str, slots: int, history: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
+) -> None:
+    """Check that a history belongs to a rule with ``slots`` tensors for each of these parameter shapes.
+
+    Old files give every shape four dimensions, with ones in front: that fits.
+
+    Raises:
+        WeightsError: it does not; says how.
+    """
+    expected = slots * len(shapes)
+    if len(history) != expected:
+        raise WeightsError(
+            f"{path}: holds {len(history)} history blobs; {rule} needs {expected} for the {len(shapes)} "
+            "parameters of this net: was it written by another solver type or net?"
+        )
+    for i, array in enumerate(history):
+        shape = shapes[i % len(shapes)]
+        old = (1,) * (4 - len(shape)) + shape
+        if array.shape != shape and array.shape != old:
+            raise WeightsError(
+                f"{path}: history blob {i} has shape {_shape(array.shape)}, the net's parameter "
+                f"{_shape(shape)}: was it written with another net?"
+            )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def locate_weights(learned_net: str, state_path: str) -> str:
+    """The weights that a state names: as written, or else beside the state (a folder that was moved).
+
+    Raises:
+        WeightsError: in neither place.
+    """
+    beside = os.path.join(os.path.dirname(state_path), os.path.basename(learned_net))
+    for path in (learned_net, beside):
+        if os.path.isfile(path):
+            return path
+    raise WeightsError(f"{state_path}: its weights {learned_net} are not there, nor beside it as {beside}")

@@ -1,0 +1,701 @@
+"""The training loop: Caffe's solver, in Caffe's order.
+
+One iteration: clear the gradients -> test if due -> iter_size times (forward, backward) -> display -> the
+update (``update_rules``) -> count -> snapshot if due. Display and test thus see the weights before the update
+of the iteration they name, and the snapshot of iteration N holds the weights after N updates.
+"""
+
+import base64
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import log, resources
+from ..errors import DataError, NetError, SolverError, WeightsError
+from ..files import atomic_write
+from ..graph import Graph
+from ..proto import caffe_pb2
+from ..proto.text import NetSource, format_message, read_net, read_solver
+from ..weights import read_weights, write_weights
+from . import debug, snapshot
+from .lr_policies import LearningRate
+from ..naming import unknown
+from .signals import Action
+from .update_rules import RULES, make_rule
+
+PRECISIONS = ("float32", "bfloat16")
+
+SolverLike = str | os.PathLike[str] | caffe_pb2.SolverParameter
+
+
+class Solver:
+    """Trains a net as a solver file says.
+
+    Args:
+        param: path of a solver prototxt, or a SolverParameter (it is copied).
+        path: the file that a given SolverParameter was read from: messages name it, nets are found beside it.
+        level, stages: added to the file's ``train_state``; the test nets do not see them, as in Caffe.
+        precision: "float32", or "bfloat16" (autocast: weights, history and losses stay float32).
+        device: where to train, e.g. "cpu" or "cuda:0".
+        max_iter: instead of the file's.
+
+    Raises:
+        SolverError: settings that cannot work; it names the file.
+        NetError, PrototxtError, DataError, WeightsError: what the file names cannot be used.
+
+    ``net`` is the training net and ``test_nets`` are the others, which share its parameters; ``iter`` counts
+    the updates that have been made. After a step the gradients of the parameters hold the update itself, as
+    Caffe's diffs do.
+    """
+
+    type: ClassVar[str | None] = None
+    """The update rule of a subclass; None takes the file's."""
+
+    def __init__(
+        self,
+        param: SolverLike,
+        *,
+        path: str = "",
+        level: int = 0,
+        stages: Sequence[str] = (),
+        precision: str = "float32",
+        device: str | torch.device = "cpu",
+        max_iter: int | None = None,
+    ) -> None:
+        self.path = path if isinstance(param, caffe_pb2.SolverParameter) else os.fspath(param)
+        self.where = self.path or "solver"
+        self.param = self._settings(param, level, stages, max_iter)
+        if precision not in PRECISIONS:
+            raise SolverError(
+                f'{self.where}: precision is "{precision}"; it is one of {", ".join(PRECISIONS)}'
+            )
+        self.precision = precision
+        self.device = torch.device(device)
+        self._rate = LearningRate(self.param, self.where)
+        log.info(
+            "Initializing solver from parameters: \n" + format_message(self.param).rstrip(), "solver.cpp:45"
+        )
+        if self.param.random_seed >= 0:
+            torch.manual_seed(self.param.random_seed)
+
+        self.net = self._make_train_net()
+        self.test_nets = self._make_test_nets()
+        self._rule = make_rule(self.param, self.net.learnable, self.where)
+        log.info("Solver scaffolding done.", "solver.cpp:57")
+
+        self.iter = 0
+        self.lr = 0.0
+        """the learning rate of the last update"""
+        self.callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        self.action: Callable[[], Action] = lambda: Action.NONE
+        """asked between iterations and between test batches for what to do (see ``signals``)"""
+        self._stopping = False
+        self._losses: list[float] = []
+        self._smoothed = 0.0
+        self._timer = 0.0
+        self._timed_iter = 0
+        self._last_snapshot = ""
+        self._probed = False
+        self._test_cursors: list[dict[str, Any]] | None = None
+
+    # ----------------------------------------------------------------------------------------------- settings
+
+    def _settings(self, given: SolverLike, level: int, stages: Sequence[str], max_iter: int | None) -> Any:
+        param = caffe_pb2.SolverParameter()
+        param.CopyFrom(given if isinstance(given, caffe_pb2.SolverParameter) else read_solver(given))
+        if max_iter is not None:
+            param.max_iter = max_iter
+        if self.type is not None:
+            param.type = self.type
+        if level:
+            param.train_state.level = level
+        param.train_state.stage.extend(stages)
+        for name in ("base_lr", "lr_policy", "max_iter"):
+            if not param.HasField(name):
+                raise SolverError(
+                    f"{self.where}: {name} is not set: a solver needs base_lr, lr_policy and max_iter"
+                )
+        for name in ("max_iter", "display", "snapshot", "test_interval"):
+            if getattr(param, name) < 0:
+                raise SolverError(f"{self.where}: {name} is {getattr(param, name)}; it must not be negative")
+        if param.average_loss < 1:
+            raise SolverError(f"{self.where}: average_loss is {param.average_loss}; it must be at least 1")
+        return param
+
+    # ----------------------------------------------------------------------------------------------- the nets
+
+    def _make_train_net(self) -> Graph:
+        param = self.param
+        given = [
+            name for name in ("train_net_param", "train_net", "net_param", "net") if param.HasField(name)
+        ]
+        if len(given) != 1:
+            fault = f"{' and '.join(given)} are all set: keep one" if given else "no net is set: set `net`"
+            raise SolverError(f"{self.where}: {fault}; it says what to train")
+        source = self._source(getattr(param, given[0]), f"training net from {_described(given[0])}")
+        net = self._build(source, param.train_state, caffe_pb2.TRAIN)
+        self._load_listed(net)
+        return net
+
+    def _make_test_nets(self) -> list[Graph]:
+        param = self.param
+        generic = [name for name in ("net_param", "net") if param.HasField(name)]
+        wanted = [("test_net_param", net) for net in param.test_net_param]
+        wanted += [("test_net", path) for path in param.test_net]
+        spare = len(param.test_iter) - len(wanted)
+        if spare < 0 or (spare and not generic):
+            raise SolverError(
+                f"{self.where}: {len(param.test_iter)} test_iter for {len(wanted)} test nets: give one each"
+                + (", and more for further test passes of the net itself" if generic else "")
+            )
+        wanted += [(generic[0], getattr(param, generic[0]))] * spare
+        if param.test_state and len(param.test_state) != len(wanted):
+            raise SolverError(
+                f"{self.where}: {len(param.test_state)} test_state for {len(wanted)} test nets: give one each"
+            )
+        if wanted and param.test_interval <= 0:
+            raise SolverError(
+                f"{self.where}: there are test nets but no test_interval: set it (in iterations)"
+            )
+        nets = []
+        for i, (field, net) in enumerate(wanted):
+            source = self._source(net, f"test net (#{i}) specified by {_described(field)}")
+            state = param.test_state[i] if param.test_state else caffe_pb2.NetState()
+            graph = self._build(source, state, caffe_pb2.TEST)
+            self._load_listed(graph)
+            share_parameters(self.net, graph)
+            nets.append(graph)
+        return nets
+
+    def _source(self, net: Any, what: str) -> NetSource:
+        if not isinstance(net, str):
+            log.info(f"Creating {what}", "solver.cpp:102")
+            return NetSource(net, "", [0] * len(net.layer))
+        log.info(f"Creating {what}: {net}", "solver.cpp:102")
+        return read_net(find_net(net, self.path))
+
+    def _build(self, source: NetSource, state: Any, phase: int) -> Graph:
+        # Merged in Caffe's order: the phase by the net's use, then the net's own state, then the solver's.
+        if source.param.state.HasField("phase"):
+            phase = source.param.state.phase
+        if state.HasField("phase"):
+            phase = state.phase
+        graph = Graph(source, phase=phase, level=state.level, stages=[s for s in state.stage if s])
+        graph.to(self.device)
+        if self.device.type == "cpu" and not any(node.views for node in graph.nodes):
+            # PyTorch's convolutions are 1.3 to 2 times faster so; shapes and snapshots do not change. (A
+            # parameter shared under another shape is a view, which this order of memory does not allow.)
+            graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
+        if self.device.type != "cpu":
+            for layer in graph.data_layers.values():
+                layer.register_forward_hook(lambda _, __, tops: tuple(top.to(self.device) for top in tops))
+        for node in graph.nodes:
+            tops = ", ".join(f"{top} {_dims(graph.shapes[top])}" for top in node.tops)
+            log.info(f"Setting up {node.name} ({node.type}): {tops}", "net.cpp:124")
+        count = sum(entry.parameter.numel() for entry in graph.learnable)
+        log.info(f"Network initialization done: {count} parameters.", "net.cpp:257")
+        return graph
+
+    def _load_listed(self, net: Graph) -> None:
+        for entry in self.param.weights:
+            for path in filter(None, (part.strip() for part in entry.split(","))):
+                log.info(f"Finetuning from {path}", "solver.cpp:72")
+                net.load_weights(read_weights(path), source=path)
+
+    # ----------------------------------------------------------------------------------------------- training
+
+    def add_callback(self, on_start: Callable[[], None], on_gradients_ready: Callable[[], None]) -> None:
+        """Call the first before each iteration's forward pass, the second before its update."""
+        self.callbacks.append((on_start, on_gradients_ready))
+
+    def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
+        """Train up to max_iter, with snapshots, and a test at the end if one is due.
+
+        A request to stop (``action``) ends it early, with a snapshot unless snapshot_after_train is false.
+
+        Raises:
+            SolverError: the loss is no longer a finite number; the snapshots made before are kept.
+        """
+        param = self.param
+        log.info(f"Solving {self.net.name}", "solver.cpp:289")
+        log.info(f"Learning Rate Policy: {param.lr_policy}", "solver.cpp:290")
+        if param.snapshot or param.snapshot_after_train:
+            self._probe()
+        self._stopping = False
+        if resume_file is not None:
+            self.restore(resume_file)
+        start = self.iter
+        self._step(max(0, param.max_iter - self.iter))
+        if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
+            self.snapshot()
+        if self._stopping:
+            log.info("Optimization stopped early.", "solver.cpp:317")
+            return
+        # Caffe looks at the loss after the last update too; this consumes a batch, after the snapshot.
+        if param.display and self.iter % param.display == 0:
+            with torch.no_grad(), self._autocast():
+                loss = float(self.net.loss(self.net.run()))
+            self._smooth(loss, start)
+            log.info(f"Iteration {self.iter}, loss = {log.number(self._smoothed)}", "solver.cpp:327")
+        if param.test_interval and self.iter % param.test_interval == 0:
+            self.test_all()
+        log.info("Optimization Done.", "solver.cpp:332")
+
+    def step(self, n: int) -> None:
+        """Make ``n`` iterations, with tests, display and snapshots as they fall due; none extra at the end.
+
+        Raises:
+            SolverError: the loss is no longer a finite number.
+        """
+        if self.param.snapshot:
+            self._probe()
+        self._stopping = False
+        self._step(n)
+
+    def _step(self, n: int) -> None:
+        param = self.param
+        start, stop = self.iter, self.iter + n
+        self._losses, self._smoothed = [], 0.0
+        self._timer, self._timed_iter = time.perf_counter(), self.iter
+        while self.iter < stop:
+            self._rule.clear()
+            if (
+                param.test_interval
+                and self.iter % param.test_interval == 0
+                and (self.iter > 0 or param.test_initialization)
+            ):
+                self.test_all()
+                if self._stopping:
+                    return
+            for on_start, _ in self.callbacks:
+                on_start()
+            display = bool(param.display) and self.iter % param.display == 0
+            loss, outputs = self._gradients(display)
+            self._smooth(loss, start)
+            if display:
+                self._display(outputs)
+            for _, on_gradients_ready in self.callbacks:
+                on_gradients_ready()
+            self.apply_update()
+            del outputs
+            request = self.action()
+            self.iter += 1
+            if (param.snapshot and self.iter % param.snapshot == 0) or request is Action.SNAPSHOT:
+                self.snapshot()
+            if request is Action.STOP:
+                self._stopping = True
+                return
+
+    def _gradients(self, display: bool) -> tuple[float, Mapping[str, Tensor]]:
+        """Forward and backward, iter_size times: the mean loss; the last pass's blobs if shown."""
+        debugging = display and self.param.debug_info
+        total = 0.0
+        blobs: Mapping[str, Tensor] = {}
+        for _ in range(self.param.iter_size):
+            with debug.recorded(self.net) if debugging else nullcontext() as recorder:
+                with self._autocast():
+                    blobs = self.net.run()
+                    loss = self.net.loss(blobs)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise self._diverged(f"the loss is {value}")
+                if loss.requires_grad:
+                    loss.backward()
+                if recorder is not None:
+                    recorder.log_backward()
+            total += value
+        return total / self.param.iter_size, blobs if display else {}
+
+    def apply_update(self) -> None:
+        """Turn the gradients into the update of this iteration and make it (without counting it)."""
+        self.lr = self._rate(self.iter)
+        if self.param.display and self.iter % self.param.display == 0:
+            log.info(f"Iteration {self.iter}, lr = {log.number(self.lr)}", "sgd_solver.cpp:112")
+        self._rule.apply(self.lr, self.iter)
+
+    def _autocast(self) -> Any:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _diverged(self, what: str) -> SolverError:
+        kept = (
+            f"the last snapshot is {self._last_snapshot}"
+            if self._last_snapshot
+            else "there is no snapshot yet"
+        )
+        return SolverError(
+            f"{self.where}: iteration {self.iter}: {what}: the training has diverged; "
+            f"lower base_lr or set clip_gradients ({kept})"
+        )
+
+    def _smooth(self, loss: float, start: int) -> None:
+        """A sliding mean over average_loss iterations, begun anew by each call of step()."""
+        size = self.param.average_loss
+        if len(self._losses) < size:
+            self._losses.append(loss)
+            count = len(self._losses)
+            self._smoothed = (self._smoothed * (count - 1) + loss) / count
+        else:
+            index = (self.iter - start) % size
+            self._smoothed += (loss - self._losses[index]) / size
+            self._losses[index] = loss
+
+    def _display(self, blobs: Mapping[str, Tensor]) -> None:
+        now = time.perf_counter()
+        lapse = now - self._timer
+        speed = (self.iter - self._timed_iter) / lapse if lapse else 0.0
+        log.info(
+            f"Iteration {self.iter} ({log.number(speed)} iter/s, {log.number(lapse)}s/{self.param.display} "
+            f"iters), loss = {log.number(self._smoothed)}",
+            "solver.cpp:239",
+        )
+        self._timer, self._timed_iter = now, self.iter
+        self._log_outputs(
+            "Train", self.net, {name: _values(blobs[name]) for name in self.net.outputs}, "solver.cpp:258"
+        )
+
+    def _log_outputs(self, which: str, net: Graph, outputs: Mapping[str, list[float]], tag: str) -> None:
+        weights = net.loss_weights
+        count = 0
+        for name, values in outputs.items():
+            weight = weights.get(name, 0)
+            for value in values:
+                loss = f" (* {log.number(weight)} = {log.number(weight * value)} loss)" if weight else ""
+                log.info(f"    {which} net output #{count}: {name} = {log.number(value)}{loss}", tag)
+                count += 1
+
+    # ------------------------------------------------------------------------------------------------ testing
+
+    def test_all(self) -> list[dict[str, list[float]]]:
+        """Run each test net for its test_iter batches and log the means of its outputs; also returns them."""
+        # A snapshot taken within a test resumes before it, so the sources have to be where they were then.
+        self._test_cursors = [_cursors(net) for net in self.test_nets]
+        try:
+            results = []
+            for i in range(len(self.test_nets)):
+                if not self._stopping:
+                    results.append(self.test(i))
+            return results
+        finally:
+            if not self._stopping:
+                self._test_cursors = None
+
+    def test(self, index: int = 0) -> dict[str, list[float]]:
+        """Run one test net; {output: its values, mean over the batches}, or {} if a request to stop came."""
+        net, passes = self.test_nets[index], self.param.test_iter[index]
+        log.info(f"Iteration {self.iter}, Testing net (#{index})", "solver.cpp:347")
+        sums: dict[str, list[float]] = {}
+        total = 0.0
+        with (
+            torch.no_grad(),
+            debug.recorded(net) if self.param.debug_info else nullcontext(),
+            self._autocast(),
+        ):
+            for _ in range(passes):
+                self._obey_while_testing()
+                if self._stopping:
+                    log.info("Test interrupted.", "solver.cpp:396")
+                    return {}
+                blobs = net.run()
+                if self.param.test_compute_loss:
+                    total += float(net.loss(blobs))
+                for name in net.outputs:
+                    values = _values(blobs[name])
+                    sums[name] = (
+                        [a + b for a, b in zip(sums[name], values, strict=True)] if name in sums else values
+                    )
+        if self.param.test_compute_loss and passes:
+            log.info(f"Test loss: {log.number(total / passes)}", "solver.cpp:401")
+        means = {name: [value / passes for value in values] for name, values in sums.items()}
+        self._log_outputs("Test", net, means, "solver.cpp:414")
+        return means
+
+    def _obey_while_testing(self) -> None:
+        while (request := self.action()) is not Action.NONE:
+            if request is Action.SNAPSHOT:
+                self.snapshot()
+            else:
+                self._stopping = True
+
+    # ---------------------------------------------------------------------------------------------- snapshots
+
+    @property
+    def snapshot_prefix(self) -> str:
+        """What the names of snapshots begin with."""
+        return snapshot.resolve_prefix(self.param.snapshot_prefix, self.path)
+
+    def _probe(self) -> None:
+        if not self._probed:
+            snapshot.probe_prefix(self.snapshot_prefix)
+            self._probed = True
+
+    def snapshot(self) -> str:
+        """Write the weights and the state of this iteration; the path of the state.
+
+        Each file appears whole or not at all, the weights first: whatever stops the program, the newest state
+        on disk has its weights beside it.
+
+        Raises:
+            SolverError: the parameters are no longer finite: a bad snapshot shall not follow a good one.
+            OSError: the files cannot be written; those from before are as they were.
+        """
+        learnable = self.net.learnable
+        if not all(bool(entry.parameter.isfinite().all()) for entry in learnable):
+            raise self._diverged("the parameters are no longer finite")
+        hdf5 = self.param.snapshot_format == caffe_pb2.SolverParameter.HDF5
+        kind = "HDF5" if hdf5 else "binary proto"
+        prefix = self.snapshot_prefix
+        weights_path = snapshot.snapshot_path(prefix, self.iter, "caffemodel", hdf5)
+        state_path = snapshot.snapshot_path(prefix, self.iter, "solverstate", hdf5)
+        state = snapshot.State(
+            self.iter,
+            weights_path,
+            [_array(tensor) for tensor in self._rule.history],
+            self._rate.current_step,
+            self._resume_state(),
+        )
+        directory = os.path.dirname(prefix)
+        if directory:
+            os.makedirs(directory, exist_ok=True)
+        # Both are written before either is put in place: a full disk then leaves an older pair of this name
+        # whole.
+        with atomic_write(state_path) as temporary:
+            log.info(
+                f"Snapshotting to {kind} file {weights_path}", "solver.cpp:474" if hdf5 else "solver.cpp:464"
+            )
+            snapshot.write_state(os.fspath(temporary), state)
+            write_weights(weights_path, self.net.param, self.net.weights(), self._diffs())
+            log.info(
+                f"Snapshotting solver state to {kind} file {state_path}",
+                "sgd_solver.cpp:296" if hdf5 else "sgd_solver.cpp:284",
+            )
+        self._last_snapshot = state_path
+        return state_path
+
+    def _diffs(self) -> dict[str, list[np.ndarray]] | None:
+        if not self.param.snapshot_diff:
+            return None
+        return {
+            name: [_array(torch.zeros_like(blob) if blob.grad is None else blob.grad) for blob in blobs]
+            for name, blobs in self.net.params.items()
+        }
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Continue from a .solverstate (or .solverstate.h5) and the weights that it names.
+
+        From one of ours the training goes on bit for bit as if it had not been interrupted. One of Caffe's
+        own does not say where the data stood: they start over, as in Caffe.
+
+        Raises:
+            WeightsError: the files cannot be read, or were written with another net or solver type.
+        """
+        path = os.fspath(path)
+        state = snapshot.read_state(path)
+        rule = self._rule
+        snapshot.fit_history(
+            path, rule.name, rule.slots, state.history, [tuple(e.parameter.shape) for e in self.net.learnable]
+        )
+        weights = state.learned_net and snapshot.locate_weights(state.learned_net, path)
+        self._check_resume(path, state.resume)
+        if weights:
+            self.net.load_weights(read_weights(weights), source=weights)
+        log.info(f"{rule.name}Solver: restoring history", "sgd_solver.cpp:336")
+        with torch.no_grad():
+            for tensor, array in zip(rule.history, state.history, strict=True):
+                tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(tensor.shape))
+        self.iter = state.iteration
+        self._rate.current_step = state.current_step
+        self._last_snapshot = path
+        self._test_cursors = None
+        if state.resume:
+            self._load_resume_state(state.resume)
+
+    def _resume_state(self) -> dict[str, Any]:
+        tests = self._test_cursors or [_cursors(net) for net in self.test_nets]
+        return {
+            "version": 1,
+            "train": _cursors(self.net),
+            "test": tests,
+            "random": _random_state(self.device),
+        }
+
+    def _check_resume(self, path: str, resume: dict[str, Any]) -> None:
+        if resume and resume.get("version") != 1:
+            raise WeightsError(
+                f"{path}: was written by a newer version of this library "
+                f"(resume data {resume.get('version')!r}): update it"
+            )
+
+    def _load_resume_state(self, resume: dict[str, Any]) -> None:
+        _load_cursors(self.net, resume.get("train", {}))
+        for net, cursors in zip(self.test_nets, resume.get("test", ()), strict=False):
+            _load_cursors(net, cursors)
+        _load_random_state(resume.get("random", {}))
+
+
+def share_parameters(owner: Graph, user: Graph) -> None:
+    """Let the layers of ``user`` use the very parameters of the layers of the same names in ``owner``.
+
+    Raises:
+        NetError: such a layer has another number or other shapes of parameters.
+    """
+    sources = {node.name: node for node in owner.nodes}
+    for node in user.nodes:
+        source = sources.get(node.name)
+        if source is None or not node.layer.blob_names:
+            continue
+        if [b.shape for b in source.layer.blobs] != [b.shape for b in node.layer.blobs]:
+            raise NetError(
+                f"{node.label}: its parameters have other shapes than those it is to share, of {source.label}"
+            )
+        views = {attribute: (blob, shape) for attribute, blob, shape in source.views}
+        node.views = []
+        for mine, theirs in zip(node.layer.blob_names, source.layer.blob_names, strict=True):
+            node.layer.__dict__.pop(mine, None)
+            if theirs in views:
+                node.layer._parameters.pop(mine, None)
+                node.views.append((mine, *views[theirs]))
+                node.layer.__dict__[mine] = views[theirs][0].view(views[theirs][1])
+            else:
+                blob = getattr(source.layer, theirs)
+                if isinstance(blob, nn.Parameter):
+                    node.layer.register_parameter(mine, blob)
+
+
+def find_net(name: str, solver_path: str = "") -> str:
+    """The file that a solver's ``net:`` means: as given (in Caffe: from the working directory), else beside
+    the solver file, else among the nets that come with this library; as given if it is nowhere."""
+    beside = os.path.join(os.path.dirname(solver_path), name)
+    for path in (name, beside):
+        if os.path.isfile(path):
+            return path
+    return resources.find("prototxt", name) or name
+
+
+def _described(field: str) -> str:
+    return f"{field}" if field.endswith("_param") else "net file" if field == "net" else f"{field} file"
+
+
+def _dims(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _values(blob: Tensor) -> list[float]:
+    values: list[float] = blob.detach().float().flatten().tolist()
+    return values
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.array(tensor.detach().float().cpu().numpy(), order="C")
+
+
+# ------------------------------------------------------------------------------- what a resumed run needs too
+
+
+def _cursors(net: Graph) -> dict[str, Any]:
+    return {name: layer.source.state_dict() for name, layer in net.data_layers.items()}
+
+
+def _load_cursors(net: Graph, cursors: Mapping[str, Any]) -> None:
+    for name, layer in net.data_layers.items():
+        if name not in cursors:
+            continue
+        try:
+            layer.source.load_state_dict(cursors[name])
+        except DataError as error:  # another database than before: a thing to do on purpose, and to know of
+            log.warning(f"{error}; it is read from its beginning", "solver.cpp:482")
+
+
+def _pack(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    # All that a layer may draw from: PyTorch's own, and for Python layers the other two.
+    kind, keys, *rest = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    state: dict[str, Any] = {
+        "torch": _pack(torch.get_rng_state().numpy().tobytes()),
+        "numpy": [kind, _pack(np.asarray(keys, np.uint32).tobytes()), *rest],
+        "python": [version, _pack(np.array(internal, np.uint32).tobytes()), gauss],
+    }
+    if device.type == "cuda":
+        state["cuda"] = _pack(torch.cuda.get_rng_state(device).numpy().tobytes())
+    return state
+
+
+def _load_random_state(state: Mapping[str, Any]) -> None:
+    def unpack(text: str, kind: Any) -> np.ndarray:
+        return np.frombuffer(base64.b64decode(text), kind).copy()
+
+    if "torch" in state:
+        torch.set_rng_state(torch.from_numpy(unpack(state["torch"], np.uint8)))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.from_numpy(unpack(state["cuda"], np.uint8)))
+    if "numpy" in state:
+        kind, keys, *rest = state["numpy"]
+        np.random.set_state((kind, unpack(keys, np.uint32), *rest))
+    if "python" in state:
+        version, keys, gauss = state["python"]
+        random.setstate((version, tuple(int(k) for k in unpack(keys, np.uint32)), gauss))
+
+
+# ----------------------------------------------------------------------------------------- by pycaffe's names
+
+
+class SGDSolver(Solver):
+    """A solver of type SGD, whatever the file says."""
+
+    type = "SGD"
+
+
+class NesterovSolver(Solver):
+    """A solver of type Nesterov, whatever the file says."""
+
+    type = "Nesterov"
+
+
+class AdaGradSolver(Solver):
+    """A solver of type AdaGrad, whatever the file says."""
+
+    type = "AdaGrad"
+
+
+class RMSPropSolver(Solver):
+    """A solver of type RMSProp, whatever the file says."""
+
+    type = "RMSProp"
+
+
+class AdaDeltaSolver(Solver):
+    """A solver of type AdaDelta, whatever the file says."""
+
+    type = "AdaDelta"
+
+
+class AdamSolver(Solver):
+    """A solver of type Adam, whatever the file says."""
+
+    type = "Adam"
+
+
+def get_solver(param: SolverLike, **options: Any) -> Solver:
+    """The solver that the file's ``type`` names; options as for :class:`Solver`."""
+    where = "solver" if isinstance(param, caffe_pb2.SolverParameter) else os.fspath(param)
+    if not isinstance(param, caffe_pb2.SolverParameter):
+        kind = read_solver(param).type
+    else:
+        kind = param.type
+    for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver):
+        if cls.type == kind:
+            return cls(param, **options)
+    raise SolverError(f"{where}: {unknown('solver type', kind, RULES)}")
