@@ -1,0 +1,237 @@
+"""ONNX export, with a proof that the exported model computes the same.
+
+    graph = Graph("prototxt/l4.prototxt", stages=["deploy"])
+    export_onnx(graph, "l4.onnx")
+    difference = verify_onnx(Deployed(graph), "l4.onnx", test_inputs(graph))
+
+PyTorch's own exporter writes the model; ONNX Runtime is the judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from os import PathLike
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim
+
+from .errors import NetError
+from .files import atomic_write
+from .graph import Graph
+from .layers.base import shape_text
+from .version import __version__
+
+
+class Deployed(nn.Module):
+    """A graph with its input blobs as positional arguments and its output blobs as a tuple, in their own order."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        if not graph.inputs or not graph.outputs:
+            raise NetError(
+                f'{graph.path or "net"}: net "{graph.name}" has {"no Input layer" if not graph.inputs else "no output"} '
+                "in this state: choose the phase and stage of its deployment"
+            )
+        self.net = graph
+        self.input_names = list(graph.inputs)
+        self.output_names = list(graph.outputs)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.net(*inputs)
+        return tuple(outputs[name] for name in self.output_names)
+
+
+class ImageInOut(Deployed):
+    """A restoration net as anyone can use it: float32 luma (N,1,H,W) in 0..255 in, restored luma of the same shape out.
+
+    Reflection padding replaces the border that the unpadded convolutions take away, the result is clipped to 0..255.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+            raise NetError(
+                f"{graph.path or 'net'}: image in, image out takes a net of one input and one output blob; it has "
+                f"{graph.inputs} and {graph.outputs}"
+            )
+        before, after = graph.shapes[graph.inputs[0]], graph.shapes[graph.outputs[0]]
+        border = (
+            {(a - b) / 2 for a, b in zip(before[2:], after[2:], strict=True)}
+            if len(before) == len(after) == 4
+            else set()
+        )
+        if len(border) != 1 or not next(iter(border)).is_integer() or next(iter(border)) < 0:
+            raise NetError(
+                f"{graph.path or 'net'}: image in, image out takes a net that leaves the same border on every side; it "
+                f"makes {shape_text(after)} of {shape_text(before)}"
+            )
+        self.border = int(border.pop())
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        luma = F.pad(inputs[0], [self.border] * 4, mode="reflect") if self.border else inputs[0]
+        return (self.net(luma)[self.output_names[0]].clamp(0, 255),)
+
+
+def export_onnx(
+    model: Deployed, path: str | PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a model as ONNX: blob names as input and output names, dynamic batch, height and width where the net allows.
+
+    Args:
+        metadata: added to the model's metadata, beside the net's name and this library's version.
+
+    Raises:
+        NetError: PyTorch's exporter cannot express the net.
+    """
+    model = model.eval()
+    examples = tuple(torch.zeros(shape) for shape in _example_shapes(model))
+    # AUTO: dynamic unless some layer needs the size to be what it is (InnerProduct behind a convolution).
+    axes = tuple(dict.fromkeys((0, 2, 3) if e.ndim == 4 else (0,), Dim.AUTO) for e in examples)
+    try:
+        with warnings.catch_warnings(), _quiet():
+            warnings.simplefilter(
+                "ignore"
+            )  # the exporter's own deprecations, nothing that a user could change
+            program = torch.onnx.export(
+                model, examples, dynamo=True, verbose=False, optimize=True, dynamic_shapes=(axes,),
+                input_names=model.input_names, output_names=model.output_names,
+            )  # fmt: skip
+    except Exception as error:  # the exporter raises many kinds; its own cause says more than its summary
+        cause = error.__cause__ or error
+        reason = str(cause).strip().splitlines()[0]
+        raise NetError(f'net "{model.net.name}" cannot be exported to ONNX: {reason}') from error
+    assert program is not None
+    proto = program.model_proto
+    proto.producer_name, proto.producer_version = "pycaffe_compat", __version__
+    proto.graph.name = model.net.name or "net"
+    _name_sizes(proto.graph)
+    # The exporter's notes name files of the machine that it ran on.
+    for item in (
+        *proto.graph.node,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.initializer,
+        proto.graph,
+        proto,
+    ):
+        del item.metadata_props[:]
+    for node in proto.graph.node:
+        node.doc_string = ""
+    del proto.graph.value_info[:]
+    for key, value in {"net": model.net.name, "pycaffe_compat": __version__, **(metadata or {})}.items():
+        proto.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(proto, full_check=True)
+    with atomic_write(path) as temporary:
+        onnx.save(proto, str(temporary))
+
+
+def _example_shapes(model: Deployed) -> list[tuple[int, ...]]:
+    """Shapes to trace with: the net's own, but no size of 1 where it shall be dynamic (1 would be taken as constant)."""
+    shapes = []
+    for name in model.input_names:
+        shape = list(model.net.shapes[name])
+        shape[0] = max(2, shape[0])
+        shapes.append(tuple(shape))
+    return shapes
+
+
+def _name_sizes(graph: onnx.GraphProto) -> None:
+    """Calls the dynamic sizes batch, height and width, where the exporter numbers its symbols."""
+    names: dict[str, str] = {}
+    for value in graph.input:
+        for size, name in zip(
+            value.type.tensor_type.shape.dim, ("batch", "channels", "height", "width"), strict=False
+        ):
+            if size.dim_param:
+                names.setdefault(size.dim_param, name)
+    for value in (*graph.input, *graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(
+                    r"[A-Za-z_]\w*", lambda word: names.get(word[0], word[0]), size.dim_param
+                )
+
+
+class _quiet:
+    """Silences the exporter's progress and registry messages, which are no news to the user of a converter."""
+
+    def __enter__(self) -> None:
+        self.loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+        self.levels = [logger.level for logger in self.loggers]
+        for logger in self.loggers:
+            logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *exc: object) -> None:
+        for logger, level in zip(self.loggers, self.levels, strict=True):
+            logger.setLevel(level)
+
+
+def test_inputs(model: Deployed, seed: int = 0) -> list[tuple[np.ndarray, ...]]:
+    """Random inputs in 0..255 of the net's own size and, where the model is dynamic, of other sizes and batches."""
+    random = np.random.default_rng(seed)
+    own = _example_shapes(model)
+    sets = [own]
+    if all(len(shape) == 4 for shape in own):
+        for batch, extra_h, extra_w in ((1, 0, 0), (3, 7, 2), (2, 0, 31)):
+            sets.append([(batch, s[1], s[2] + extra_h, s[3] + extra_w) for s in own])
+    else:
+        sets.append([(1, *s[1:]) for s in own])
+    return [tuple((random.random(s) * 255).astype(np.float32) for s in shapes) for shapes in sets]
+
+
+test_inputs.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever its name says to pytest
+
+
+def verify_onnx(model: Deployed, path: str | PathLike[str], inputs: Sequence[Sequence[np.ndarray]]) -> float:
+    """Run an ONNX file in ONNX Runtime and the model in PyTorch on the same inputs.
+
+    Input sets whose sizes the file fixes otherwise are left out.
+
+    Returns:
+        The largest absolute difference over all outputs and inputs, divided by the largest absolute output (at least 1).
+
+    Raises:
+        NetError: no input set fits the file.
+    """
+    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    declared = {i.name: i.shape for i in session.get_inputs()}
+    names = [o.name for o in session.get_outputs()]
+    worst, compared = 0.0, 0
+    for arrays in inputs:
+        named = dict(zip(model.input_names, arrays, strict=True))
+        if any(
+            isinstance(d, int) and d != n
+            for k, a in named.items()
+            for d, n in zip(declared[k], a.shape, strict=True)
+        ):
+            continue
+        with torch.no_grad():
+            expected = dict(
+                zip(model.output_names, model(*(torch.from_numpy(a) for a in arrays)), strict=True)
+            )
+        for name, got in zip(names, session.run(names, named), strict=True):
+            want = expected[name].float().numpy()
+            scale = max(1.0, float(np.abs(want).max(initial=0)))
+            worst = max(worst, float(np.abs(got - want).max(initial=0)) / scale)
+            if not np.isfinite(got).all():
+                worst = float("inf")
+        compared += 1
+    if not compared:
+        raise NetError(f"{path}: none of the test inputs has the sizes that this file fixes: {declared}")
+    return worst
+
+
+def file_digest(path: str | PathLike[str]) -> str:
+    """SHA-256 of a file, for the metadata."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Converts a net and its weights to ONNX, and proves that the result computes the same.
+
+    tools/convert_to_onnx.py --model l4.prototxt --weights models/l4_residual_q10/weights.caffemodel --output l4.onnx
+    tools/convert_to_onnx.py --model l4.prototxt --weights W --output model.onnx --image-in-out
+
+Batch, height and width stay dynamic where the net allows; inputs and outputs bear their blobs' names. The result is run in
+ONNX Runtime beside the net itself, the largest difference is printed, and one above --tolerance is a failure (exit 1, and
+nothing is written). With --image-in-out the model takes float32 luma (N,1,H,W) in 0..255 and gives the restored luma of the
+same shape: scaling and reflection padding are inside.
+"""
+
+if __package__ in (None, ""):  # run from a clone, not installed
+    import _checkout  # noqa: F401
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+
+from pycaffe_compat import cli, resources
+from pycaffe_compat.errors import NetError
+from pycaffe_compat.export import Deployed, ImageInOut, export_onnx, file_digest, test_inputs, verify_onnx
+from pycaffe_compat.files import atomic_write
+from pycaffe_compat.graph import TEST, TRAIN, Graph
+from pycaffe_compat.weights import read_weights
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    summary, details = (__doc__ or "").split("\n\n", 1)
+    result = argparse.ArgumentParser(
+        prog="convert_to_onnx.py",
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("--model", required=True, metavar="NET", help="net prototxt; looked for in prototxt/ too")
+    add("--weights", required=True, metavar="FILE", help=".caffemodel or .h5")
+    add("--output", required=True, metavar="FILE", help="the .onnx file to write")
+    add(
+        "--image-in-out",
+        action="store_true",
+        help="luma 0..255 in, restored luma 0..255 of the same size out",
+    )
+    add("--phase", choices=["TRAIN", "TEST"], default="TEST", help="of the net's state (default: TEST)")
+    add("--stage", default="deploy", metavar="A,B", help="stages of the net's state (default: deploy)")
+    add(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="largest difference relative to the output's range (default: 1e-4)",
+    )
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert; 0 when the difference stays within the tolerance."""
+    args = parser().parse_args(argv)
+    path = args.model if os.path.exists(args.model) else resources.find("prototxt", args.model) or args.model
+    graph = Graph(
+        path, TRAIN if args.phase == "TRAIN" else TEST, stages=[s for s in args.stage.split(",") if s]
+    )
+    filled = graph.load_weights(read_weights(args.weights), args.weights)
+    empty = [name for name in graph.params if name not in filled]
+    if empty:
+        raise NetError(
+            f'{args.weights} holds no weights for layer "{empty[0]}" of {path}: do they belong together?'
+        )
+    model = (ImageInOut if args.image_in_out else Deployed)(graph)
+    metadata = {
+        "net_file": os.path.basename(path),
+        "net_sha256": file_digest(path),
+        "weights_file": os.path.basename(args.weights),
+        "weights_sha256": file_digest(args.weights),
+        "form": "luma 0..255 in, restored luma 0..255 out"
+        if args.image_in_out
+        else "blobs as in the net file",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        draft = os.path.join(folder, "model.onnx")
+        export_onnx(model, draft, metadata)
+        difference = verify_onnx(model, draft, test_inputs(model))
+        print(f"largest difference between ONNX Runtime and PyTorch: {difference:.3g} of the output's range")
+        if not difference <= args.tolerance:
+            raise NetError(
+                f"{args.output} is not written: the difference {difference:.3g} exceeds {args.tolerance:g}"
+            )
+        with (
+            atomic_write(args.output) as temporary,
+            open(draft, "rb") as source,
+            open(temporary, "wb") as target,
+        ):
+            target.write(source.read())
+    print(
+        f"{args.output}: {os.path.getsize(args.output):,} bytes, inputs {model.input_names}, outputs {model.output_names}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Trains a network, as `caffe train` does.
+
+    tools/train_net.py --solver solver_l8.prototxt               # a name in prototxt/, or any path
+    tools/train_net.py --solver solver_l8.prototxt --snapshot snapshots/l8_iter_5000.solverstate    # go on
+    tools/train_net.py --solver solver_l8.prototxt --weights w.caffemodel       # start from these weights
+
+Prints Caffe's log lines to standard error (and to --log FILE), writes snapshots where the solver file says.
+Ctrl-C stops after the iteration that is running, with a snapshot to go on from; a second one stops at once.
+"""
+
+if __package__ in (None, ""):  # run from a clone, not installed
+    import _checkout  # noqa: F401
+
+import argparse
+import contextlib
+import os
+import re
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from pycaffe_compat import cli, log, resources
+from pycaffe_compat.errors import CaffeError, DataError, SolverError, WeightsError
+from pycaffe_compat.proto import caffe_pb2
+from pycaffe_compat.proto.text import read_net, read_solver
+from pycaffe_compat.solver import PRECISIONS, Action, SignalActions, Solver, find_net, handled
+from pycaffe_compat.solver.snapshot import resolve_prefix
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    text = __doc__ or ""
+    result = argparse.ArgumentParser(
+        prog="train_net.py",
+        description=text.split("\n\n")[0],
+        epilog=text.split("\n\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("--solver", required=True, metavar="FILE", help="solver prototxt; looked for in prototxt/ too")
+    start = result.add_mutually_exclusive_group()
+    start.add_argument("--snapshot", metavar="STATE", help="go on from this .solverstate or .solverstate.h5")
+    start.add_argument(
+        "--weights", metavar="A,B", help="start from these .caffemodel or .h5 files, by layer name"
+    )
+    add("--gpu", metavar="ID", help="train on this GPU (default: as the solver file says, if there is one)")
+    add("--level", type=int, default=0, help="level of the training net's state")
+    add("--stage", metavar="A,B", default="", help="stages of the training net's state")
+    effects = [action.value for action in Action]
+    add(
+        "--sigint_effect",
+        choices=effects,
+        default="stop",
+        help="what Ctrl-C does (default: stop, with a snapshot)",
+    )
+    add("--sighup_effect", choices=effects, default="snapshot", help="what SIGHUP does (default: snapshot)")
+    add("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (default: float32)")
+    add("--max_iter", type=cli.positive_int, metavar="N", help="instead of the solver file's")
+    add("--log", metavar="FILE", help="write the log lines here too (appended to with --snapshot)")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; 0 when it is done or was stopped on request."""
+    args = parser().parse_args(argv)
+    with contextlib.ExitStack() as stack:
+        if args.log:
+            stack.enter_context(log.to_file(args.log, append=bool(args.snapshot)))
+        path = find_solver(args.solver)
+        param = read_solver(path)
+        if args.weights:
+            param.ClearField("weights")
+            param.weights.append(args.weights)
+        for weights in (part.strip() for entry in param.weights for part in entry.split(",")):
+            if weights and not os.path.isfile(weights):  # before hours are spent on building
+                raise WeightsError(f"{weights}: no such file")
+        if args.snapshot and not os.path.isfile(args.snapshot):
+            raise WeightsError(
+                f"{args.snapshot}: no such file: --snapshot takes a .solverstate or .solverstate.h5"
+            )
+        if param.random_seed < 0:  # drawn here and printed, so that the run can be repeated
+            param.random_seed = secrets.randbits(31)
+        # One of the nets that came with the library: its snapshots belong where the user is, not beside it.
+        param.snapshot_prefix = resolve_prefix(
+            param.snapshot_prefix, path if path == args.solver else os.path.basename(path)
+        )
+        device = choose_device(param, args.gpu)
+        if args.precision == "bfloat16" and device.type == "cpu":
+            report_bfloat16()
+        solver = build(path, param, args, device)
+        if args.snapshot:
+            log.info(f"Resuming from {args.snapshot}", "caffe.cpp:235")
+            solver.restore(args.snapshot)
+        actions = SignalActions(Action(args.sigint_effect), Action(args.sighup_effect))
+        solver.action = stack.enter_context(handled(actions))
+        stack.enter_context(bar(solver))
+        log.info("Starting Optimization", "caffe.cpp:239")
+        solver.solve()
+        log.info("Optimization Done.", "caffe.cpp:250")
+    return 0
+
+
+def find_solver(name: str) -> str:
+    """The solver file: as given, or else among the library's."""
+    if os.path.isfile(name):
+        return name
+    found = resources.find("prototxt", name)
+    if found is None or not os.path.isfile(found):
+        raise SolverError(f"{name}: no such file, and prototxt/ has none of that name")
+    return found
+
+
+def choose_device(param: caffe_pb2.SolverParameter, gpu: str | None) -> torch.device:
+    """--gpu is an order; the solver file's solver_mode (GPU, when it says nothing) is a wish."""
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpu is not None:
+        if not re.fullmatch(r"\d+", gpu):
+            raise SolverError(
+                f"--gpu {gpu}: give the number of one GPU (training on several is not supported)"
+            )
+        if int(gpu) >= available:
+            raise SolverError(
+                f"--gpu {gpu}: PyTorch sees {available or 'no'} GPU{'s' * (available != 1)} here"
+            )
+        param.solver_mode, param.device_id = param.GPU, int(gpu)
+    if param.solver_mode == param.GPU and param.device_id < available:
+        log.info(f"Using GPU {param.device_id}", "caffe.cpp:218")
+        return torch.device("cuda", param.device_id)
+    wanted = param.HasField("solver_mode") and param.solver_mode == param.GPU
+    log.info(
+        "Use CPU." + (" (The solver file asks for a GPU; there is none.)" if wanted else ""), "caffe.cpp:197"
+    )
+    return torch.device("cpu")
+
+
+def report_bfloat16() -> None:
+    """One line if this CPU is known to lack the instructions that make bfloat16 worth while."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            flags = {word for line in file if line.startswith(("flags", "Features")) for word in line.split()}
+    except OSError:  # not Linux: nothing is known, nothing is said
+        return
+    if flags and not flags & {"amx_bf16", "avx512_bf16", "bf16"}:  # bf16 is Arm's name
+        log.warning(
+            "This CPU has no bfloat16 arithmetic: --precision bfloat16 will be slower than float32",
+            "caffe.cpp:197",
+        )
+
+
+def build(
+    path: str, param: caffe_pb2.SolverParameter, args: argparse.Namespace, device: torch.device
+) -> Solver:
+    """The solver; where a database is missing, the error says how to make it."""
+    try:
+        return Solver(
+            param,
+            path=path,
+            level=args.level,
+            stages=[stage.strip() for stage in args.stage.split(",") if stage.strip()],
+            precision=args.precision,
+            device=device,
+            max_iter=args.max_iter,
+        )
+    except DataError as error:
+        hint = database_hint(path, param)
+        if not hint:
+            raise
+        raise DataError(f"{error}; {hint}") from error
+
+
+def database_hint(solver_path: str, param: caffe_pb2.SolverParameter) -> str:
+    """How to make the databases that the solver's nets miss, "" if they miss none.
+
+    The command is what a comment line ``# database: COMMAND`` above the layer gives in the net's file.
+    """
+    commands: list[str] = []
+    for name in (
+        *(getattr(param, field) for field in ("net", "train_net") if param.HasField(field)),
+        *param.test_net,
+    ):
+        path = find_net(name, solver_path)
+        try:
+            source = read_net(path)
+            with open(path, encoding="utf-8") as file:
+                lines = [re.match(r"\s*#\s*database:\s*(.*\S)", line) for line in file]
+        except (CaffeError, OSError):  # what is wrong with the net has been said already
+            continue
+        for layer, line in zip(source.param.layer, source.lines, strict=True):
+            if layer.type == "HDF5Data" and not os.path.exists(layer.hdf5_data_param.source):
+                above = [match[1] for match in lines[:line] if match]
+                command = (
+                    above[-1]
+                    if above
+                    else f"tools/make_patches.py (it is to write {layer.hdf5_data_param.source})"
+                )
+                if command not in commands:
+                    commands.append(command)
+    return f"make it with: {'  and  '.join(commands)}" if commands else ""
+
+
+@contextlib.contextmanager
+def bar(solver: Solver) -> Iterator[None]:
+    """A progress bar beneath the log lines, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with cli.progress(solver.param.max_iter, unit="iter", initial=solver.iter) as progress:
+        solver.add_callback(lambda: None, lambda: progress.update(1))
+        with log.console(progress.write):
+            yield
+
+
+if __name__ == "__main__":
+    cli.run(main)
