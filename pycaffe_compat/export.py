@@ -33,14 +33,14 @@ from .version import __version__
 
 
 class Deployed(nn.Module):
-    """A graph with its input blobs as positional arguments and its output blobs as a tuple, in their own order."""
+    """A graph with its input blobs as arguments and its output blobs as a tuple, in their own order."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         if not graph.inputs or not graph.outputs:
             raise NetError(
                 f'{graph.path or "net"}: net "{graph.name}" has {"no Input layer" if not graph.inputs else "no output"} '
-                "in this state: choose the phase and stage of its deployment"
+                "in this state: choose its deployment phase and stage"
             )
         self.net = graph
         self.input_names = list(graph.inputs)
@@ -82,10 +82,8 @@ class ImageInOut(Deployed):
         return (self.net(luma)[self.output_names[0]].clamp(0, 255),)
 
 
-def export_onnx(
-    model: Deployed, path: str | PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write a model as ONNX: blob names as input and output names, dynamic batch, height and width where the net allows.
+def export_onnx(model: Deployed, path: str | PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a model as ONNX: blob names as input and output names; batch, height, width dynamic where the net allows.
 
     Args:
         metadata: added to the model's metadata, beside the net's name and this library's version.
@@ -99,9 +97,7 @@ def export_onnx(
     axes = tuple(dict.fromkeys((0, 2, 3) if e.ndim == 4 else (0,), Dim.AUTO) for e in examples)
     try:
         with warnings.catch_warnings(), _quiet():
-            warnings.simplefilter(
-                "ignore"
-            )  # the exporter's own deprecations, nothing that a user could change
+            warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing that a user could change
             program = torch.onnx.export(
                 model, examples, dynamo=True, verbose=False, optimize=True, dynamic_shapes=(axes,),
                 input_names=model.input_names, output_names=model.output_names,
@@ -116,15 +112,10 @@ def export_onnx(
     proto.graph.name = model.net.name or "net"
     _name_sizes(proto.graph)
     # The exporter's notes name files of the machine that it ran on.
-    for item in (
-        *proto.graph.node,
-        *proto.graph.input,
-        *proto.graph.output,
-        *proto.graph.initializer,
-        proto.graph,
-        proto,
-    ):
-        del item.metadata_props[:]
+    graph = proto.graph
+    for items in (graph.node, graph.input, graph.output, graph.initializer, (graph,), (proto,)):
+        for item in items:
+            del item.metadata_props[:]
     for node in proto.graph.node:
         node.doc_string = ""
     del proto.graph.value_info[:]
@@ -136,7 +127,7 @@ def export_onnx(
 
 
 def _example_shapes(model: Deployed) -> list[tuple[int, ...]]:
-    """Shapes to trace with: the net's own, but no size of 1 where it shall be dynamic (1 would be taken as constant)."""
+    """Shapes to trace with: the net's own, but a batch of at least 2 (1 would be taken as constant)."""
     shapes = []
     for name in model.input_names:
         shape = list(model.net.shapes[name])
@@ -149,21 +140,17 @@ def _name_sizes(graph: onnx.GraphProto) -> None:
     """Calls the dynamic sizes batch, height and width, where the exporter numbers its symbols."""
     names: dict[str, str] = {}
     for value in graph.input:
-        for size, name in zip(
-            value.type.tensor_type.shape.dim, ("batch", "channels", "height", "width"), strict=False
-        ):
+        for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "channels", "height", "width"), strict=False):
             if size.dim_param:
                 names.setdefault(size.dim_param, name)
     for value in (*graph.input, *graph.output):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
-                size.dim_param = re.sub(
-                    r"[A-Za-z_]\w*", lambda word: names.get(word[0], word[0]), size.dim_param
-                )
+                size.dim_param = re.sub(r"[A-Za-z_]\w*", lambda word: names.get(word[0], word[0]), size.dim_param)
 
 
 class _quiet:
-    """Silences the exporter's progress and registry messages, which are no news to the user of a converter."""
+    """Silences the exporter's progress and registry messages, no news to the user of a converter."""
 
     def __enter__(self) -> None:
         self.loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
@@ -198,7 +185,7 @@ def verify_onnx(model: Deployed, path: str | PathLike[str], inputs: Sequence[Seq
     Input sets whose sizes the file fixes otherwise are left out.
 
     Returns:
-        The largest absolute difference over all outputs and inputs, divided by the largest absolute output (at least 1).
+        The largest absolute difference over all outputs, divided by the largest absolute output (at least 1).
 
     Raises:
         NetError: no input set fits the file.
@@ -210,15 +197,11 @@ def verify_onnx(model: Deployed, path: str | PathLike[str], inputs: Sequence[Seq
     for arrays in inputs:
         named = dict(zip(model.input_names, arrays, strict=True))
         if any(
-            isinstance(d, int) and d != n
-            for k, a in named.items()
-            for d, n in zip(declared[k], a.shape, strict=True)
+            isinstance(d, int) and d != n for k, a in named.items() for d, n in zip(declared[k], a.shape, strict=True)
         ):
             continue
         with torch.no_grad():
-            expected = dict(
-                zip(model.output_names, model(*(torch.from_numpy(a) for a in arrays)), strict=True)
-            )
+            expected = dict(zip(model.output_names, model(*(torch.from_numpy(a) for a in arrays)), strict=True))
         for name, got in zip(names, session.run(names, named), strict=True):
             want = expected[name].float().numpy()
             scale = max(1.0, float(np.abs(want).max(initial=0)))

@@ -4,9 +4,9 @@
     graph.load_weights(read_weights("models/l8_residual_q20/weights.caffemodel"))
     restored = graph(luma)["restored"]
 
-Read top to bottom: the net's text is filtered for its state (:func:`filter_net`), Split layers are inserted where a blob
-has several readers (:func:`insert_splits`), the layers are built in order with their shapes inferred on the meta device,
-shared parameters are tied, and last it is decided where gradients go (Caffe's own rules, ``Net::Init``).
+Read top to bottom: the net's text is filtered for its state (:func:`filter_net`), Split layers are inserted where a
+blob has several readers (:func:`insert_splits`), the layers are built in order with their shapes inferred on the meta
+device, shared parameters are tied, and last it is decided where gradients go (Caffe's own rules, ``Net::Init``).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Node:
 
     name: str
     type: str
-    layer: Layer
     bottoms: list[str]
     tops: list[str]
     param: Any
     where: str
     """``file:line`` of the layer, for messages."""
+    layer: Layer = field(init=False)
     loss_weights: list[float] = field(default_factory=list)
     """One a top; 0 where the top is no loss."""
     need_backward: bool = False
@@ -107,9 +107,11 @@ class Graph(nn.Module):
         self._mults: list[tuple[float, float]] = []
         self._shared: dict[tuple[int, int], int] = {}
         self._build(source)
-        read = {b for node in self.nodes for b in node.bottoms}
         self.inputs = [top for node in self.nodes if node.type == "Input" for top in node.tops]
-        self.outputs = sorted({t for node in self.nodes for t in node.tops} - read)
+        unread: set[str] = set()
+        for node in self.nodes:
+            unread = (unread - set(node.bottoms)) | set(node.tops)
+        self.outputs = sorted(unread)
         self._plan_backward()
         self._plan_memory()
 
@@ -120,11 +122,10 @@ class Graph(nn.Module):
         last_writer: dict[str, Node] = {}
         named: dict[str, int] = {}  # parameter name -> index into self._owners
         for i, param in enumerate(source.param.layer):
-            node = Node(
-                param.name, param.type, None, list(param.bottom), list(param.top), param, source.where(i)
-            )  # type: ignore[arg-type]
+            node = Node(param.name, param.type, list(param.bottom), list(param.top), param, source.where(i))
             with _located(node):
                 node.layer = self._make(node, blobs)
+                node.layer.label = node.label
                 bottoms = [blobs[b] for b in node.bottoms]
                 node.layer.setup(*bottoms)
                 tops = node.layer.infer(*bottoms)
@@ -158,13 +159,7 @@ class Graph(nn.Module):
             ("top", node.tops, row.tops),
         ):
             if len(names) < least or (most is not None and len(names) > most):
-                count = (
-                    str(least)
-                    if least == most
-                    else f"{least} or more"
-                    if most is None
-                    else f"{least} to {most}"
-                )
+                count = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
                 raise NetError(f"has {len(names)} {what}s: {node.type} takes {count}")
         if row.same_count and len(node.tops) != len(node.bottoms):
             raise NetError(
@@ -209,8 +204,8 @@ class Graph(nn.Module):
             fits = mine.numel() == owner.numel() if permissive else mine.shape == owner.shape
             if not fits:
                 raise NetError(
-                    f'param "{spec.name}": shape {shape_text(mine.shape)} does not fit {shape_text(owner.shape)} of its '
-                    f'owner, layer "{owner_node.name}"'
+                    f'param "{spec.name}": shape {shape_text(mine.shape)} does not fit {shape_text(owner.shape)} of '
+                    f'its owner, layer "{owner_node.name}"'
                     + ("" if permissive else " (share_mode: PERMISSIVE asks for the same count only)")
                 )
             self._merge_mults(owner_id, spec, owner_node, owner_index)
@@ -280,9 +275,7 @@ class Graph(nn.Module):
             learnable.parameter.requires_grad_(force or learnable.lr_mult != 0)
 
     def _plan_memory(self) -> None:
-        keep = set(self.outputs) | {
-            t for n in self.nodes for t, w in zip(n.tops, n.loss_weights, strict=True) if w
-        }
+        keep = set(self.outputs) | {t for n in self.nodes for t, w in zip(n.tops, n.loss_weights, strict=True) if w}
         seen: set[str] = set()
         for node in reversed(self.nodes):
             for name in node.bottoms + node.tops:
@@ -339,9 +332,7 @@ class Graph(nn.Module):
         missing = [name for name in self.inputs if name not in blobs]
         unknown = [name for name in named if name not in self.inputs]
         if missing or unknown:
-            what = (
-                f'input blob "{missing[0]}" is not given' if missing else f'"{unknown[0]}" is no input blob'
-            )
+            what = f'input blob "{missing[0]}" is not given' if missing else f'"{unknown[0]}" is no input blob'
             raise NetError(f'net "{self.name}": {what}; its input blobs are {self.inputs}')
         return blobs
 
@@ -387,9 +378,7 @@ class Graph(nn.Module):
             for name, blobs in self.params.items()
         }
 
-    def load_weights(
-        self, weights: Mapping[str, Sequence[np.ndarray]], source: str = "the weights"
-    ) -> list[str]:
+    def load_weights(self, weights: Mapping[str, Sequence[np.ndarray]], source: str = "the weights") -> list[str]:
         """Copy weights into the layers of the same name; other layers keep theirs.
 
         Old 4-d shapes with leading ones match right-aligned, as in Caffe.
@@ -400,17 +389,24 @@ class Graph(nn.Module):
         Raises:
             WeightsError: a layer has another number of blobs or another shape; nothing is changed then.
         """
+        owned: dict[str, set[int]] = {node.name: set() for node in self.nodes}
+        for p in self.learnable:
+            owned[p.layer].add(id(p.parameter))
         todo: list[tuple[Tensor, np.ndarray]] = []
         filled = []
         for node in self.nodes:
             if node.name not in weights or not node.layer.blob_names:
                 continue
-            given, mine = weights[node.name], node.layer.blobs
+            given, mine = list(weights[node.name]), node.layer.blobs
+            # HDF5 files hold a shared parameter once, with its owner: a sharer's place is empty, or missing at the end.
+            borrowed = [id(blob) not in owned[node.name] for blob in mine]
+            while len(given) < len(mine) and borrowed[len(given)]:
+                given.append(np.empty(0, np.float32))
             if len(given) != len(mine):
-                raise WeightsError(
-                    f"{node.label} has {len(mine)} parameter blobs, {source} holds {len(given)}"
-                )
+                raise WeightsError(f"{node.label} has {len(mine)} parameter blobs, {source} holds {len(given)}")
             for i, (blob, array) in enumerate(zip(mine, given, strict=True)):
+                if borrowed[i] and array.shape == (0,):
+                    continue
                 if not _same_shape(tuple(blob.shape), array.shape):
                     raise WeightsError(
                         f"{node.label} parameter {i} has shape {shape_text(blob.shape)}, {source} holds "
@@ -452,6 +448,8 @@ class _located:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, CaffeError) and str(error).startswith(self.node.label):
+            return
         if isinstance(error, CaffeError):
             raise type(error)(f"{self.node.label}: {error}") from error
         if isinstance(error, (RuntimeError, ValueError, TypeError, MemoryError)):

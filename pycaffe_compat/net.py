@@ -74,9 +74,7 @@ class Blob:
 
     def _legacy(self, axis: int) -> int:
         if self._data.ndim > 4:
-            raise NetError(
-                f"a blob of {self._data.ndim} dimensions has no num, channels, height and width: use shape"
-            )
+            raise NetError(f"a blob of {self._data.ndim} dimensions has no num, channels, height and width: use shape")
         return self._data.shape[axis] if axis < self._data.ndim else 1
 
     num = property(lambda self: self._legacy(0))
@@ -86,7 +84,8 @@ class Blob:
 
 
 class Net:
-    """pycaffe's net: ``Net(network_file, phase, level=0, stages=None, weights=None)`` or ``Net(proto, weights, phase)``.
+    """pycaffe's net: ``Net(network_file, phase, level=0, stages=None, weights=None)``, or the older
+    ``Net(network_file, weights, phase)``.
 
     Attributes:
         graph: the ``torch.nn.Module`` beneath.
@@ -110,11 +109,7 @@ class Net:
             level = value if name == "level" else level
             stages = value if name == "stages" else stages
             weights = value if name == "weights" else weights
-        graph = (
-            network_file
-            if isinstance(network_file, Graph)
-            else Graph(network_file, phase, level, stages or ())
-        )
+        graph = network_file if isinstance(network_file, Graph) else Graph(network_file, phase, level, stages or ())
         self.graph = graph
         self.blobs: OrderedDict[str, Blob] = OrderedDict()
         for node in graph.nodes:

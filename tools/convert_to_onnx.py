@@ -4,10 +4,10 @@
     tools/convert_to_onnx.py --model l4.prototxt --weights models/l4_residual_q10/weights.caffemodel --output l4.onnx
     tools/convert_to_onnx.py --model l4.prototxt --weights W --output model.onnx --image-in-out
 
-Batch, height and width stay dynamic where the net allows; inputs and outputs bear their blobs' names. The result is run in
-ONNX Runtime beside the net itself, the largest difference is printed, and one above --tolerance is a failure (exit 1, and
-nothing is written). With --image-in-out the model takes float32 luma (N,1,H,W) in 0..255 and gives the restored luma of the
-same shape: scaling and reflection padding are inside.
+Batch, height and width stay dynamic where the net allows; inputs and outputs bear their blobs' names. The result is
+run in ONNX Runtime beside the net itself, the largest difference is printed, and one above --tolerance is a failure
+(exit 1, and nothing is written). With --image-in-out the model takes float32 luma (N,1,H,W) in 0..255 and gives the
+restored luma of the same shape: scaling and reflection padding are inside.
 """
 
 if __package__ in (None, ""):  # run from a clone, not installed
@@ -59,24 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 when the difference stays within the tolerance."""
     args = parser().parse_args(argv)
     path = args.model if os.path.exists(args.model) else resources.find("prototxt", args.model) or args.model
-    graph = Graph(
-        path, TRAIN if args.phase == "TRAIN" else TEST, stages=[s for s in args.stage.split(",") if s]
-    )
+    graph = Graph(path, TRAIN if args.phase == "TRAIN" else TEST, stages=[s for s in args.stage.split(",") if s])
     filled = graph.load_weights(read_weights(args.weights), args.weights)
     empty = [name for name in graph.params if name not in filled]
     if empty:
-        raise NetError(
-            f'{args.weights} holds no weights for layer "{empty[0]}" of {path}: do they belong together?'
-        )
+        raise NetError(f'{args.weights} holds no weights for layer "{empty[0]}" of {path}: do they belong together?')
     model = (ImageInOut if args.image_in_out else Deployed)(graph)
     metadata = {
         "net_file": os.path.basename(path),
         "net_sha256": file_digest(path),
         "weights_file": os.path.basename(args.weights),
         "weights_sha256": file_digest(args.weights),
-        "form": "luma 0..255 in, restored luma 0..255 out"
-        if args.image_in_out
-        else "blobs as in the net file",
+        "form": "luma 0..255 in, restored luma 0..255 out" if args.image_in_out else "blobs as in the net file",
     }
     with tempfile.TemporaryDirectory() as folder:
         draft = os.path.join(folder, "model.onnx")
@@ -84,18 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         difference = verify_onnx(model, draft, test_inputs(model))
         print(f"largest difference between ONNX Runtime and PyTorch: {difference:.3g} of the output's range")
         if not difference <= args.tolerance:
-            raise NetError(
-                f"{args.output} is not written: the difference {difference:.3g} exceeds {args.tolerance:g}"
-            )
+            raise NetError(f"{args.output} is not written: the difference {difference:.3g} exceeds {args.tolerance:g}")
         with (
             atomic_write(args.output) as temporary,
             open(draft, "rb") as source,
             open(temporary, "wb") as target,
         ):
             target.write(source.read())
-    print(
-        f"{args.output}: {os.path.getsize(args.output):,} bytes, inputs {model.input_names}, outputs {model.output_names}"
-    )
+    print(f"{args.output}: {os.path.getsize(args.output):,} bytes, {model.input_names} to {model.output_names}")
     return 0
 
 

@@ -14,15 +14,20 @@ from .base import Layer, register
 class ReLU(Layer):
     """max(0, x), or x * negative_slope where x is negative."""
 
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.negative_slope = self.settings.negative_slope
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        if self.settings.negative_slope:
-            return F.leaky_relu(x, self.settings.negative_slope)
+        if self.negative_slope:
+            return F.leaky_relu(x, self.negative_slope)
         return F.relu(x, inplace=self.inplace)
 
 
 @register("PReLU", param="prelu_param", inplace=True)
 class PReLU(Layer):
     """max(0, x) + a min(0, x) with a learned slope a for each channel (axis 1), or one for all; it starts at 0.25."""
+
+    slope: Tensor
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         if x.ndim < 2:
@@ -56,13 +61,15 @@ class TanH(Layer):
 class Power(Layer):
     """(shift + scale x) ^ power."""
 
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.power, self.scale, self.shift = self.settings.power, self.settings.scale, self.settings.shift
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        power, scale, shift = self.settings.power, self.settings.scale, self.settings.shift
-        if power * scale == 0:
+        if self.power * self.scale == 0:
             # Caffe's own case: a constant, with no gradient, even where x is not a number.
-            return torch.full_like(x, 1.0 if power == 0 else shift**power)
-        if scale != 1:
-            x = x * scale
-        if shift != 0:
-            x = x + shift
-        return x if power == 1 else torch.pow(x, power)
+            return torch.full_like(x, 1.0 if self.power == 0 else self.shift**self.power)
+        if self.scale != 1:
+            x = x * self.scale
+        if self.shift != 0:
+            x = x + self.shift
+        return x if self.power == 1 else torch.pow(x, self.power)

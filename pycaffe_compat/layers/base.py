@@ -78,9 +78,12 @@ def lookup(name: str) -> LayerType:
 class Layer(nn.Module):
     """Base of all layers.
 
+    ``setup`` reads the messages; ``forward`` uses plain attributes only, so that ``torch.compile`` can follow it.
+
     Attributes:
         settings: the layer's own message (``convolution_param``, ...), or None.
         inplace: the graph sets it where overwriting the bottom is safe; a layer may use it to save memory.
+        label: how messages name the layer, with file and line; for errors that come up after the net is built.
     """
 
     default_loss_weight = 0.0
@@ -95,8 +98,9 @@ class Layer(nn.Module):
         row = lookup(param.type)
         self.param = param
         self.phase = phase
-        self.settings = getattr(param, row.param) if row.param else None
+        self.settings: Any = getattr(param, row.param) if row.param else None
         self.inplace = False
+        self.label = f'layer "{param.name}" ({param.type})'
         self.blob_names: list[str] = []
         self._fillers: list[Any] = []
 

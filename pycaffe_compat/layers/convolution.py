@@ -42,13 +42,11 @@ def spatial(settings: Any, name: str, axes: int, default: int | None) -> tuple[i
         return (default,) * axes
     if not values:
         raise NetError(f"{name} is missing: say kernel_size, or kernel_h and kernel_w")
-    raise NetError(
-        f"{name} is given {len(values)} times for {axes} spatial axes: give it once, or once an axis"
-    )
+    raise NetError(f"{name} is given {len(values)} times for {axes} spatial axes: give it once, or once an axis")
 
 
 class _SumOfShifts(torch.autograd.Function):
-    """maps (kh, kw, N, H, W) -> (N, H-kh+1, W-kw+1): map (i, j) is read at an offset of kh-1-i rows and kw-1-j columns."""
+    """maps (kh, kw, N, H, W) -> (N, H-kh+1, W-kw+1): map (i, j) is read kh-1-i rows and kw-1-j columns further on."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
@@ -62,7 +60,7 @@ class _SumOfShifts(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         kh, kw, height, width = ctx.size
         padded = F.pad(grad, (kw - 1, kw - 1, kh - 1, kh - 1))
         return padded.unfold(1, height, 1).unfold(2, width, 1).permute(1, 2, 0, 3, 4)
@@ -92,6 +90,8 @@ class Convolution(Layer):
     """
 
     fresh_output = True
+    weight: Tensor
+    bias: Tensor
 
     def setup(self, *bottoms: Tensor) -> None:
         s, x = self.settings, bottoms[0]
@@ -116,13 +116,9 @@ class Convolution(Layer):
         if s.num_output < 1:
             raise NetError(f"num_output {s.num_output} is not positive")
         if s.group < 1 or channels % s.group or s.num_output % s.group:
-            raise NetError(
-                f"group {s.group} does not divide {channels} input channels and num_output {s.num_output}"
-            )
+            raise NetError(f"group {s.group} does not divide {channels} input channels and num_output {s.num_output}")
         if any(b.shape != x.shape for b in bottoms[1:]):
-            raise NetError(
-                "all bottoms must have one shape: " + ", ".join(shape_text(b.shape) for b in bottoms)
-            )
+            raise NetError("all bottoms must have one shape: " + ", ".join(shape_text(b.shape) for b in bottoms))
         for size, k, p, d in zip(x.shape[self.axis + 1 :], self.kernel, self.pad, self.dilation, strict=True):
             if size + 2 * p < d * (k - 1) + 1:
                 raise NetError(
@@ -135,6 +131,7 @@ class Convolution(Layer):
             and max(self.kernel) > 1
             and channels >= 16
         )
+        self.group, self.bias_term = s.group, s.bias_term
         self.add_blob("weight", (s.num_output, channels // s.group, *self.kernel), s.weight_filler)
         if s.bias_term:
             self.add_blob("bias", (s.num_output,), s.bias_filler)
@@ -144,20 +141,14 @@ class Convolution(Layer):
         return tops[0] if len(tops) == 1 else tops
 
     def convolve(self, x: Tensor) -> Tensor:
-        bias = self.bias if self.settings.bias_term else None
+        bias = self.bias if self.bias_term else None
         if self.one_filter and x.device.type == "cpu" and not torch.compiler.is_compiling():
             return conv2d_of_one_filter(x, self.weight, bias)
         conv = _CONV[len(self.kernel)]
         if self.axis == 1:
-            return conv(x, self.weight, bias, self.stride, self.pad, self.dilation, self.settings.group)
+            return conv(x, self.weight, bias, self.stride, self.pad, self.dilation, self.group)
         lead = x.shape[: self.axis]
         y = conv(
-            x.reshape(-1, *x.shape[self.axis :]),
-            self.weight,
-            bias,
-            self.stride,
-            self.pad,
-            self.dilation,
-            self.settings.group,
+            x.reshape(-1, *x.shape[self.axis :]), self.weight, bias, self.stride, self.pad, self.dilation, self.group
         )
         return y.reshape(*lead, *y.shape[1:])

@@ -39,7 +39,7 @@ class DataLayer(Layer):
 
 @register("HDF5Data", param="hdf5_data_param", bottoms=0, tops=(1, None))
 class HDF5Data(DataLayer):
-    """Rows of HDF5 files: the source file lists them, the dataset named as a top fills it (SEMANTICS of Caffe's own)."""
+    """Rows of HDF5 files: the source file lists them, the dataset named as a top fills it."""
 
     def setup(self, *bottoms: Tensor) -> None:
         s = self.settings
@@ -49,4 +49,4 @@ class HDF5Data(DataLayer):
             raise NetError(f"hdf5_data_param: batch_size {s.batch_size} is not positive")
         # Drawn from the generator that random_seed sets, so that a seeded run shuffles alike.
         seed = int(torch.randint(2**31, ()))
-        self.source = HDF5Source(s.source, list(self.param.top), s.batch_size, s.shuffle, seed)
+        self.source = HDF5Source(s.source, list(self.param.top), s.batch_size, s.shuffle, seed, self.label)

@@ -20,27 +20,24 @@ class Eltwise(Layer):
         if any(b.shape != bottoms[0].shape for b in bottoms):
             raise NetError(
                 "all bottoms must have one shape, Eltwise does not broadcast: "
-                + ", ".join(
-                    f"{name} {shape_text(b.shape)}"
-                    for name, b in zip(self.param.bottom, bottoms, strict=True)
-                )
+                + ", ".join(f"{name} {shape_text(b.shape)}" for name, b in zip(self.param.bottom, bottoms, strict=True))
             )
         if s.coeff and s.operation != s.SUM:
             raise NetError("coeff is for SUM only")
         if s.coeff and len(s.coeff) != len(bottoms):
             raise NetError(f"{len(s.coeff)} coeff for {len(bottoms)} bottoms: give one each, or none")
+        self.operation = s.EltwiseOp.Name(s.operation)
+        self.coeff = list(s.coeff) or [1.0] * len(bottoms)
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        s = self.settings
-        if s.operation == s.PROD:
+        if self.operation == "PROD":
             return reduce(torch.mul, bottoms)
-        if s.operation == s.MAX:
+        if self.operation == "MAX":
             # On a tie the later bottom wins between the first two, the earlier one afterwards: Caffe's scan, which
             # decides where the gradient goes.
             first = torch.where(bottoms[0] > bottoms[1], bottoms[0], bottoms[1])
             return reduce(lambda top, x: torch.where(x > top, x, top), bottoms[2:], first)
-        coeff = s.coeff or [1.0] * len(bottoms)
-        top = bottoms[0] if coeff[0] == 1 else bottoms[0] * coeff[0]
-        for x, c in zip(bottoms[1:], coeff[1:], strict=True):
+        top = bottoms[0] if self.coeff[0] == 1 else bottoms[0] * self.coeff[0]
+        for x, c in zip(bottoms[1:], self.coeff[1:], strict=True):
             top = torch.add(top, x, alpha=c)
         return top

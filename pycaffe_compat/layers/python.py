@@ -79,9 +79,7 @@ class PythonLayer:
     def forward(self, bottom: Sequence[ArrayBlob], top: Sequence[ArrayBlob]) -> None:
         """Write ``top[i].data``."""
 
-    def backward(
-        self, top: Sequence[ArrayBlob], propagate_down: Sequence[bool], bottom: Sequence[ArrayBlob]
-    ) -> None:
+    def backward(self, top: Sequence[ArrayBlob], propagate_down: Sequence[bool], bottom: Sequence[ArrayBlob]) -> None:
         """Write ``bottom[i].diff`` where ``propagate_down[i]``."""
 
 
@@ -105,8 +103,7 @@ class _Bridge(torch.autograd.Function):
         wanted = list(ctx.needs_input_grad[1:])
         layer.user.backward(layer.top_blobs, wanted, bottom)
         diffs = (
-            torch.from_numpy(b.diff).to(grads[0].device) if w else None
-            for b, w in zip(bottom, wanted, strict=True)
+            torch.from_numpy(b.diff).to(grads[0].device) if w else None for b, w in zip(bottom, wanted, strict=True)
         )
         return (None, *diffs)
 
@@ -120,9 +117,7 @@ class Python(Layer):
         try:
             module = importlib.import_module(s.module)
         except ImportError as error:
-            raise NetError(
-                f'module "{s.module}" cannot be imported ({error}): is its folder on PYTHONPATH?'
-            ) from error
+            raise NetError(f'module "{s.module}" cannot be imported ({error}): is its folder on PYTHONPATH?') from error
         try:
             cls = getattr(module, s.layer)
         except AttributeError:

@@ -13,8 +13,11 @@ from .base import Layer, canonical_axis, register, shape_text
 class Split(Layer):
     """One blob for several readers. The graph inserts these, named as Caffe names them."""
 
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.copies = len(self.param.top)
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return (x,) * len(self.param.top)
+        return (x,) * self.copies
 
 
 @register("Silence", bottoms=(1, None), tops=0)
@@ -58,9 +61,7 @@ class Slice(Layer):
         size = x.shape[self.axis]
         points = list(s.slice_point)
         if points and len(points) != tops - 1:
-            raise NetError(
-                f"{len(points)} slice_point for {tops} tops: they are the {tops - 1} positions between them"
-            )
+            raise NetError(f"{len(points)} slice_point for {tops} tops: they are the {tops - 1} positions between them")
         if not points:
             if size % tops:
                 raise NetError(
@@ -88,13 +89,9 @@ class Crop(Layer):
         self.axis = canonical_axis(s.axis, x.ndim)
         axes = x.ndim - self.axis
         if x.ndim != like.ndim:
-            raise NetError(
-                f"bottoms of shapes {shape_text(x.shape)} and {shape_text(like.shape)} differ in dimensions"
-            )
+            raise NetError(f"bottoms of shapes {shape_text(x.shape)} and {shape_text(like.shape)} differ in dimensions")
         if len(s.offset) not in (0, 1, axes):
-            raise NetError(
-                f"{len(s.offset)} offset for {axes} axes from axis {self.axis} on: give one, or one an axis"
-            )
+            raise NetError(f"{len(s.offset)} offset for {axes} axes from axis {self.axis} on: give one, or one an axis")
         offset = list(s.offset) or [0]
         self.offsets = offset * axes if len(offset) == 1 else offset
         for i, o in enumerate(self.offsets, self.axis):

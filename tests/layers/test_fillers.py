@@ -29,9 +29,7 @@ def test_statistics_are_the_originals(golden: Path) -> None:
         values = fill(message, tuple(entry["shape"])).double().numpy()
         label = f"{entry['filler']} {entry['shape']}"
         if entry.get("exact"):
-            np.testing.assert_allclose(
-                values.ravel(), np.ravel(entry["values"]), rtol=1e-6, atol=1e-7, err_msg=label
-            )
+            np.testing.assert_allclose(values.ravel(), np.ravel(entry["values"]), rtol=1e-6, atol=1e-7, err_msg=label)
             continue
         # Both are one draw each: their difference has twice the variance of one; 5 standard errors.
         n = values.size
@@ -72,8 +70,6 @@ def test_sobel_is_the_pair_of_derivatives() -> None:
         ({"type": "zero_mean_xavier"}, (4,), "two or more dimensions"),
     ],
 )
-def test_a_filler_that_cannot_fill_says_why(
-    settings: dict[str, object], shape: tuple[int, ...], message: str
-) -> None:
+def test_a_filler_that_cannot_fill_says_why(settings: dict[str, object], shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(NetError, match=message):
         fill(filler(**settings), shape)

@@ -16,10 +16,7 @@ import pytest
 
 import pycaffe_compat as caffe
 
-ROOT = (
-    Path(os.environ.get("CAFFE_GOLDEN") or Path(__file__).resolve().parents[2] / "../shared/caffe/golden")
-    / "layers"
-)
+ROOT = Path(os.environ.get("CAFFE_GOLDEN") or Path(__file__).resolve().parents[2] / "../shared/caffe/golden") / "layers"
 TYPES = set(caffe.layer_type_list())
 # What SEMANTICS of the original calls a quirk: its gradient is not the true one; autograd's is. In place, power 1: the
 # original overwrites the gradient by the squared scale. In place with a negative slope: it masks by the sign of its output.
@@ -29,17 +26,13 @@ QUIRKS = {"power_inplace_lin_d", "state_in_file_d", "relu_inplace_negslope_lt0_d
 def cases() -> list[Any]:
     index = ROOT / "index.json"
     if not index.exists():
-        return [
-            pytest.param(None, id="golden", marks=pytest.mark.skip(reason=f"no golden numbers at {ROOT}"))
-        ]
+        return [pytest.param(None, id="golden", marks=pytest.mark.skip(reason=f"no golden numbers at {ROOT}"))]
     rows = json.loads(index.read_text())["cases"]
     # Formats of before 2014 are another matter than layers.
     return [
         pytest.param(row, id=row["stem"])
         for row in rows
-        if set(row["layer_types"]) <= TYPES
-        and not row["stem"].startswith(("v0_", "v1_"))
-        and row["stem"] not in QUIRKS
+        if set(row["layer_types"]) <= TYPES and not row["stem"].startswith(("v0_", "v1_")) and row["stem"] not in QUIRKS
     ]
 
 
@@ -53,9 +46,7 @@ def close(got: np.ndarray, want: np.ndarray, tolerance: list[float]) -> None:
 
 
 @pytest.mark.parametrize("case", cases())
-def test_the_layer_computes_what_the_original_did(
-    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_layer_computes_what_the_original_did(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setitem(sys.modules, "caffe", caffe)  # what the Python layers import

@@ -46,9 +46,7 @@ def correlate(
     n_in, n_out = x.shape[1] // group, w.shape[0] // group
     tops = [
         [
-            signal.correlate(image[o // n_out * n_in : (o // n_out + 1) * n_in], big[o], "valid")[
-                0, ::stride, ::stride
-            ]
+            signal.correlate(image[o // n_out * n_in : (o // n_out + 1) * n_in], big[o], "valid")[0, ::stride, ::stride]
             + b[o]
             for o in range(w.shape[0])
         ]
@@ -67,7 +65,9 @@ def conv(settings: str, bottoms: int = 1) -> str:
 
 
 def simple(kind: str, settings: str = "", bottoms: int = 1, tops: str = 'top: "y"') -> str:
-    return f'layer {{ name: "op" type: "{kind}" {" ".join(f"bottom: {n!r}" for n in "abc"[:bottoms])} {tops} {settings} }}'
+    return (
+        f'layer {{ name: "op" type: "{kind}" {" ".join(f"bottom: {n!r}" for n in "abc"[:bottoms])} {tops} {settings} }}'
+    )
 
 
 # type, layer text, bottom shapes, what numpy says of (bottoms, parameters)
@@ -143,9 +143,7 @@ def test_forward_is_the_formula(
 
 
 @pytest.mark.parametrize(("text", "shapes", "expected"), TABLE, ids=ids)
-def test_gradient_is_the_finite_difference(
-    text: str, shapes: list[tuple[int, ...]], expected: object
-) -> None:
+def test_gradient_is_the_finite_difference(text: str, shapes: list[tuple[int, ...]], expected: object) -> None:
     graph = build(text, *shapes).double()
     bottoms = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
     if "Crop" in text:  # only the second one's shape is read
@@ -170,11 +168,7 @@ def test_gradient_is_the_finite_difference(
 
 def test_every_registered_type_is_in_a_table_here_or_has_a_test_of_its_own() -> None:
     elsewhere = {"Input", "HDF5Data", "Python", "Silence"}
-    missing = (
-        {t for t in layer_type_list() if not t.startswith("Test")}
-        - {ids(row[0]) for row in TABLE}
-        - elsewhere
-    )
+    missing = {t for t in layer_type_list() if not t.startswith("Test")} - {ids(row[0]) for row in TABLE} - elsewhere
     assert not missing
 
 
@@ -203,9 +197,7 @@ def test_eltwise_max_gives_a_tie_to_the_second_bottom() -> None:
 
 
 def test_silence_takes_a_blob_from_the_outputs() -> None:
-    graph = build(
-        simple("Split", tops='top: "y" top: "z"') + simple("Silence", tops="").replace("'a'", "'z'"), (2,)
-    )
+    graph = build(simple("Split", tops='top: "y" top: "z"') + simple("Silence", tops="").replace("'a'", "'z'"), (2,))
     assert graph.outputs == ["y"]
 
 
@@ -234,9 +226,7 @@ PYTHON_LAYER = textwrap.dedent(
 def test_a_python_layer_runs_on_its_numpy_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "times_layer.py").write_text(PYTHON_LAYER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    graph = build(
-        simple("Python", "python_param { module: 'times_layer' layer: 'Times' param_str: '2.5' }"), (2, 3)
-    )
+    graph = build(simple("Python", "python_param { module: 'times_layer' layer: 'Times' param_str: '2.5' }"), (2, 3))
     x = torch.randn(2, 3, requires_grad=True)
     y = graph.run(x)["y"]
     torch.testing.assert_close(y, 2.5 * x)

@@ -1,0 +1,346 @@
+"""The builder: filtering, splits, sharing, where gradients go, and that the result is an ordinary module."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pycaffe_compat import NetError, WeightsError
+from pycaffe_compat.graph import TEST, TRAIN, Graph
+from pycaffe_compat.proto.text import parse_net
+from pycaffe_compat.weights import read_weights, write_weights
+
+INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }\n'
+
+
+def conv(name: str, bottom: str, extra: str = "", n: int = 3) -> str:
+    return (
+        f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" {extra} convolution_param {{ '
+        f'num_output: {n} kernel_size: 3 weight_filler {{ type: "xavier" }} }} }}\n'
+    )
+
+
+def loss(a: str, b: str, extra: str = "") -> str:
+    return f'layer {{ name: "loss" type: "EuclideanLoss" bottom: "{a}" bottom: "{b}" top: "loss" {extra} }}\n'
+
+
+def graph(text: str, phase: int | None = None, **state: object) -> Graph:
+    return Graph(parse_net(text, "net.prototxt"), phase, **state)  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------------------------------------- states
+
+
+@pytest.mark.parametrize(
+    ("rule", "phase", "level", "stages", "there"),
+    [
+        ("include { phase: TRAIN }", TRAIN, 0, [], True),
+        ("include { phase: TRAIN }", TEST, 0, [], False),
+        ("exclude { phase: TRAIN }", TEST, 0, [], True),
+        ("include { phase: TRAIN } include { phase: TEST }", TEST, 0, [], True),
+        ("include { min_level: 2 }", TEST, 2, [], True),
+        ("include { min_level: 2 }", TEST, 1, [], False),
+        ("include { max_level: 2 }", TEST, 3, [], False),
+        ('include { stage: "a" stage: "b" }', TEST, 0, ["a"], False),
+        ('include { stage: "a" stage: "b" }', TEST, 0, ["b", "a"], True),
+        ('include { not_stage: "a" }', TEST, 0, ["a"], False),
+        ('exclude { stage: "a" phase: TRAIN }', TEST, 0, ["a"], True),
+        ('exclude { stage: "a" phase: TEST }', TEST, 0, ["a"], False),
+        ("", TEST, 0, [], True),
+    ],
+)
+def test_a_layer_stays_as_its_rules_say(rule: str, phase: int, level: int, stages: list[str], there: bool) -> None:
+    net = graph(
+        INPUT + f'layer {{ name: "op" type: "ReLU" bottom: "x" top: "y" {rule} }}', phase, level=level, stages=stages
+    )
+    assert ("op" in [node.name for node in net.nodes]) == there
+
+
+def test_include_and_exclude_together_are_an_error() -> None:
+    with pytest.raises(NetError, match='net.prototxt:2: layer "op" has both include and exclude'):
+        graph(INPUT + 'layer { name: "op" type: "ReLU" bottom: "x" top: "y" include { } exclude { } }', TEST)
+
+
+# --------------------------------------------------------------------------------------------------------- splits
+
+
+def test_a_blob_with_two_readers_is_split_under_caffes_names() -> None:
+    net = graph(
+        INPUT + conv("conv", "x") + 'layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }'
+        'layer { name: "a" type: "ReLU" bottom: "conv" top: "a" } layer { name: "b" type: "TanH" bottom: "conv" top: "b" }'
+    )
+    assert [node.name for node in net.nodes] == ["in", "conv", "relu", "conv_relu_0_split", "a", "b"]
+    assert net.nodes[3].tops == ["conv_relu_0_split_0", "conv_relu_0_split_1"]
+    assert net.nodes[4].bottoms == ["conv_relu_0_split_0"]
+    assert net.outputs == ["a", "b"]
+
+
+def test_a_loss_weight_on_a_blob_that_is_read_moves_to_the_splits_first_top() -> None:
+    net = graph(
+        INPUT + 'layer { name: "a" type: "Sigmoid" bottom: "x" top: "a" loss_weight: 2 }'
+        'layer { name: "b" type: "TanH" bottom: "a" top: "b" }'
+    )
+    assert net.loss_weights == {"a_a_0_split_0": 2.0}
+    assert net.nodes[-1].bottoms == ["a_a_0_split_1"]
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net.loss(net.run(x)), 2 * torch.sigmoid(x).sum())
+
+
+def test_in_place_rebinds_the_name_for_later_readers() -> None:
+    net = graph(
+        INPUT + conv("conv", "x") + 'layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }'
+        'layer { name: "id" type: "Power" bottom: "conv" top: "y" }'
+    )
+    blobs = net.run(torch.randn(2, 3, 8, 8))
+    assert (blobs["y"] >= 0).all()
+    assert blobs["conv"].data_ptr() == blobs["y"].data_ptr()
+
+
+def test_a_blob_changed_in_place_last_is_an_output() -> None:
+    net = graph(INPUT + conv("conv", "x") + 'layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }')
+    assert net.outputs == ["conv"]
+    assert (net(torch.randn(2, 3, 8, 8))["conv"] >= 0).all()
+
+
+# -------------------------------------------------------------------------------------------------------- sharing
+
+A = 'param { name: "w" lr_mult: 3 } param { name: "b" }'
+
+
+def test_the_first_layer_owns_a_shared_parameter() -> None:
+    net = graph(INPUT + conv("c1", "x", A) + conv("c2", "c1", 'param { name: "w" } param { name: "b" }'))
+    assert net.params["c1"][0] is net.params["c2"][0]
+    assert [(p.layer, p.index, p.lr_mult) for p in net.learnable] == [("c1", 0, 3.0), ("c1", 1, 1.0)]
+    x = torch.randn(2, 3, 8, 8)
+    net(x)["c2"].sum().backward()
+    w, b = net.params["c1"]
+    want = torch.autograd.grad(torch.nn.functional.conv2d(torch.nn.functional.conv2d(x, w, b), w, b).sum(), [w, b])
+    torch.testing.assert_close(w.grad, want[0])
+    torch.testing.assert_close(b.grad, want[1])
+
+
+def test_permissive_sharing_asks_for_the_count_only() -> None:
+    one = 'param { name: "w" } convolution_param { bias_term: false }'
+    text = (
+        INPUT
+        + conv("c1", "x", one, n=6)
+        + (
+            'layer { name: "c2" type: "Convolution" bottom: "c1" top: "c2" param { name: "w" share_mode: PERMISSIVE } '
+            "convolution_param { num_output: 3 kernel_size: 3 bias_term: false } }"
+        )
+    )
+    net = graph(
+        text.replace("kernel_size: 3 weight", "kernel_size: 3 bias_term: false weight").replace(
+            "convolution_param { bias_term: false }", ""
+        )
+    )
+    assert len(net.learnable) == 1
+    x = torch.randn(2, 3, 8, 8)
+    w = net.learnable[0].parameter
+    want = torch.nn.functional.conv2d(torch.nn.functional.conv2d(x, w), w.view(3, 6, 3, 3))
+    torch.testing.assert_close(net(x)["c2"], want)
+    want.sum().backward()
+    grad = w.grad.clone()
+    w.grad = None
+    net(x)["c2"].sum().backward()
+    torch.testing.assert_close(w.grad, grad)
+
+
+@pytest.mark.parametrize(
+    ("second", "n", "message"),
+    [
+        ('param { name: "w" }', 4, 'param "w": shape 4x3x3x3 does not fit 3x3x3x3 of its owner, layer "c1"'),
+        ('param { name: "w" lr_mult: 2 }', 3, 'param "w": lr_mult 2 differs from 3 of its owner, layer "c1"'),
+        ("param { } param { } param { }", 3, "has 3 param blocks for 2 parameter blobs"),
+        ("param { lr_mult: -1 }", 3, "must not be negative"),
+    ],
+)
+def test_sharing_that_cannot_work_says_why(second: str, n: int, message: str) -> None:
+    with pytest.raises(NetError) as error:
+        graph(INPUT + conv("c1", "x", A) + conv("c2", "c1", second, n))
+    assert message in str(error.value)
+    assert 'net.prototxt:3: layer "c2" (Convolution)' in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------- gradients
+
+
+def test_lr_mult_zero_stops_a_parameters_gradient_and_what_leads_only_there() -> None:
+    frozen = "param { lr_mult: 0 } param { lr_mult: 0 }"
+    net = graph(
+        INPUT
+        + conv("c1", "x", frozen)
+        + conv("c2", "c1")
+        + conv("t", "x", frozen)
+        + conv("t2", "t", frozen)
+        + loss("c2", "t2")
+    )
+    net.loss(net.run(torch.randn(2, 3, 8, 8))).backward()
+    got = {name: [b.grad is not None for b in blobs] for name, blobs in net.params.items()}
+    assert got == {"c1": [False] * 2, "c2": [True] * 2, "t": [False] * 2, "t2": [False] * 2}
+    assert [n.name for n in net.nodes if n.need_backward] == ["c2", "loss"]
+
+
+def test_propagate_down_false_cuts_the_gradient() -> None:
+    cut = 'layer { name: "id" type: "Power" bottom: "c1" top: "id" propagate_down: false }'
+    net = graph(INPUT + conv("c1", "x") + cut + conv("c2", "id") + conv("t", "x") + conv("t2", "t") + loss("c2", "t2"))
+    net.loss(net.run(torch.randn(2, 3, 8, 8))).backward()
+    assert net.params["c1"][0].grad is None
+    assert net.params["c2"][0].grad is not None
+
+
+def test_a_branch_without_a_loss_needs_no_backward() -> None:
+    net = graph(INPUT + conv("c1", "x") + conv("side", "x") + conv("t", "x") + loss("c1", "t"))
+    assert not next(n for n in net.nodes if n.name == "side").need_backward
+
+
+# -------------------------------------------------------------------------------------------------------- messages
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (conv("c1", "y"), 'net.prototxt:2: layer "c1" (Convolution): bottom "y" is produced by no layer above'),
+        (
+            conv("conv1", "x") + conv("c2", "conv11"),
+            'bottom "conv11" is produced by no layer above; did you mean "conv1"?',
+        ),
+        (conv("x", "x"), 'top "x" is also its bottom: Convolution does not work in place'),
+        (conv("c", "x") + conv("c", "x"), 'top "c" is produced by a layer above already'),
+        ('layer { name: "s" type: "Split" bottom: "x" top: "a" top: "a" }', 'names the top "a" twice'),
+        (conv("c", "x", "propagate_down: true propagate_down: true"), "2 propagate_down for 1 bottoms"),
+        (conv("c", "x", "loss_weight: 1 loss_weight: 1"), "2 loss_weight for 1 tops"),
+        (
+            'layer { name: "a" type: "TanH" bottom: "x" top: "a" } layer { name: "b" type: "ReLU" bottom: "a" top: "a" }'
+            'layer { name: "c" type: "ReLU" bottom: "x" top: "x" }',
+            "a blob with several readers cannot be changed in place",
+        ),
+    ],
+)
+def test_a_net_that_cannot_be_built_says_where_and_why(text: str, message: str) -> None:
+    with pytest.raises(NetError) as error:
+        graph(INPUT + text)
+    assert message in str(error.value)
+    assert str(error.value).startswith("net.prototxt:")
+
+
+def test_inputs_are_checked_by_name() -> None:
+    net = graph(INPUT + conv("c1", "x"))
+    with pytest.raises(NetError, match='input blob "x" is not given'):
+        net()
+    with pytest.raises(NetError, match='"z" is no input blob'):
+        net(torch.zeros(2, 3, 8, 8), z=torch.zeros(1))
+    with pytest.raises(NetError, match="2 are given"):
+        net(torch.zeros(1), torch.zeros(1))
+
+
+# --------------------------------------------------------------------------------------------------------- weights
+
+
+def test_weights_go_by_layer_name_and_must_fit() -> None:
+    net = graph(INPUT + conv("c1", "x") + conv("c2", "c1"))
+    saved = net.weights()
+    other = graph(INPUT + conv("c1", "x") + conv("new", "c1"))
+    assert other.load_weights(saved) == ["c1"]
+    np.testing.assert_array_equal(other.weights()["c1"][0], saved["c1"][0])
+    before = net.weights()
+    wrong = {"c1": saved["c1"], "c2": [np.zeros((4, 3, 3, 3), np.float32), saved["c2"][1]]}
+    with pytest.raises(
+        WeightsError, match=r'layer "c2" .* parameter 0 has shape 3x3x3x3, old.caffemodel holds 4x3x3x3'
+    ):
+        net.load_weights(wrong, "old.caffemodel")
+    np.testing.assert_array_equal(net.weights()["c1"][0], before["c1"][0])
+    with pytest.raises(WeightsError, match="has 2 parameter blobs, the weights holds 1"):
+        net.load_weights({"c1": saved["c1"][:1]})
+    net.load_weights({"c1": [saved["c1"][0], saved["c1"][1].reshape(1, 1, 1, 3)]})  # the old 4-d form of a bias
+
+
+def test_a_shared_parameter_may_be_missing_under_its_sharers_name(tmp_path: Path) -> None:
+    """As HDF5 snapshots hold it: with its owner only."""
+    net = graph(INPUT + conv("c1", "x", A) + conv("c2", "c1", 'param { } param { name: "b" }'))
+    path = tmp_path / "w.caffemodel.h5"
+    write_weights(path, net.param, net.weights())
+    saved = net.weights()
+    for p in net.parameters():
+        p.data.zero_()
+    assert net.load_weights(read_weights(path)) == ["c1", "c2"]
+    for layer, arrays in net.weights().items():
+        for got, want in zip(arrays, saved[layer], strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+# ------------------------------------------------------------------------------------------- an ordinary nn.Module
+
+
+@pytest.fixture
+def skipped() -> Graph:
+    """A small net with all that the paper's networks have: scale, in-place ReLU, skip, one-filter last layer, Eltwise."""
+    return graph(
+        INPUT + 'layer { name: "s" type: "Power" bottom: "x" top: "s" power_param { scale: 0.5 shift: -0.5 } }'
+        + conv("c.1", "s", n=16) + 'layer { name: "r" type: "ReLU" bottom: "c.1" top: "c.1" }' + conv("c2", "c.1", n=8)
+        + 'layer { name: "crop" type: "Crop" bottom: "c.1" bottom: "c2" top: "crop" crop_param { offset: 1 } }'
+        + 'layer { name: "cat" type: "Concat" bottom: "c2" bottom: "crop" top: "cat" }' + conv("c3", "cat", n=1)
+        + 'layer { name: "y" type: "Power" bottom: "c3" top: "y" power_param { scale: 255 } }'
+    )  # fmt: skip
+
+
+def test_state_dict_round_trip_and_to(skipped: Graph) -> None:
+    state = {k: v.clone() for k, v in skipped.state_dict().items()}
+    assert len(state) == 6
+    twin = copy.deepcopy(skipped)
+    for p in twin.parameters():
+        p.data.zero_()
+    twin.load_state_dict(state)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(twin(x)["y"], skipped(x)["y"])
+    assert twin.params["c.1"][0] is not skipped.params["c.1"][0]
+    wide = twin.to(torch.float64)
+    assert wide(x.double())["y"].dtype == torch.float64
+    assert wide.learnable[0].parameter is wide.params["c.1"][0]
+
+
+def test_channels_last_changes_nothing_but_the_memory(skipped: Graph) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    want, weights = skipped(x)["y"], skipped.weights()
+    net = skipped.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(net(x.contiguous(memory_format=torch.channels_last))["y"], want)
+    for name, arrays in net.weights().items():
+        for got, array in zip(arrays, weights[name], strict=True):
+            np.testing.assert_array_equal(got, array)
+            assert got.flags.c_contiguous
+
+
+def test_sizes_other_than_the_built_ones_work(skipped: Graph) -> None:
+    assert skipped(torch.randn(1, 3, 20, 11))["y"].shape == (1, 1, 14, 5)
+
+
+def test_torch_export_computes_the_same(skipped: Graph) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        program = torch.export.export(skipped, (x,), strict=False)
+        torch.testing.assert_close(program.module()(x)["y"], skipped(x)["y"], rtol=1e-5, atol=1e-3)
+
+
+def test_torch_compile_computes_the_same(skipped: Graph) -> None:
+    compiled = torch.compile(skipped, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(compiled(x)["y"], skipped(x)["y"], rtol=1e-5, atol=1e-3)
+    compiled(x)["y"].sum().backward()
+    got = [p.grad.clone() for p in skipped.parameters()]
+    skipped.zero_grad()
+    skipped(x)["y"].sum().backward()
+    for a, p in zip(got, skipped.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_autocast_keeps_the_loss_in_float32() -> None:
+    net = graph(INPUT + conv("c1", "x") + conv("t", "x") + loss("c1", "t"))
+    with torch.autocast("cpu", torch.bfloat16):
+        blobs = net.run(torch.randn(2, 3, 8, 8))
+        total = net.loss(blobs)
+    assert blobs["c1"].dtype == torch.bfloat16
+    assert total.dtype == torch.float32
