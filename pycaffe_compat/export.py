@@ -95,13 +95,22 @@ def export_onnx(model: Deployed, path: str | PathLike[str], metadata: Mapping[st
     examples = tuple(torch.zeros(shape) for shape in _example_shapes(model))
     # AUTO: dynamic unless some layer needs the size to be what it is (InnerProduct behind a convolution).
     axes = tuple(dict.fromkeys((0, 2, 3) if e.ndim == 4 else (0,), Dim.AUTO) for e in examples)
+    # Names that the exporter cannot have given to a value of its own: the blobs' names take their places below.
+    inputs = {f"input blob {i}": name for i, name in enumerate(model.input_names)}
+    outputs = {f"output blob {i}": name for i, name in enumerate(model.output_names)}
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing that a user could change
             program = torch.onnx.export(
-                model, examples, dynamo=True, verbose=False, optimize=True, dynamic_shapes=(axes,),
-                input_names=model.input_names, output_names=model.output_names,
-            )  # fmt: skip
+                model,
+                examples,
+                dynamo=True,
+                verbose=False,
+                optimize=True,
+                dynamic_shapes=(axes,),
+                input_names=list(inputs),
+                output_names=list(outputs),
+            )
     except Exception as error:  # the exporter raises many kinds; its own cause says more than its summary
         cause = error.__cause__ or error
         reason = str(cause).strip().splitlines()[0]
@@ -110,6 +119,7 @@ def export_onnx(model: Deployed, path: str | PathLike[str], metadata: Mapping[st
     proto = program.model_proto
     proto.producer_name, proto.producer_version = "pycaffe_compat", __version__
     proto.graph.name = model.net.name or "net"
+    _name_values(proto.graph, inputs | outputs)
     _name_sizes(proto.graph)
     # The exporter's notes name files of the machine that it ran on.
     graph = proto.graph
@@ -134,6 +144,23 @@ def _example_shapes(model: Deployed) -> list[tuple[int, ...]]:
         shape[0] = max(2, shape[0])
         shapes.append(tuple(shape))
     return shapes
+
+
+def _name_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Gives the inputs and outputs their blobs' names; an inner value that bears one of them already is renamed."""
+    taken = {name for node in graph.node for name in node.output} | {init.name for init in graph.initializer}
+    renamed = dict(names)
+    for name in taken & set(names.values()):
+        fresh = name
+        while fresh in taken or fresh in names.values():
+            fresh += "_"
+        taken.add(fresh)
+        renamed[name] = fresh
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = renamed.get(value.name, value.name)
 
 
 def _name_sizes(graph: onnx.GraphProto) -> None:

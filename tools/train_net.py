@@ -136,16 +136,22 @@ def choose_device(param: caffe_pb2.SolverParameter, gpu: str | None) -> torch.de
     return torch.device("cpu")
 
 
-def report_bfloat16() -> None:
-    """One line if this CPU is known to lack the instructions that make bfloat16 worth while."""
+def report_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> None:
+    """One line if this CPU is known to lack the instructions that make bfloat16 worth while.
+
+    On x86 that is AMX: with avx512_bf16 alone an iteration of L4 took 1.3 times the CPU time of float32.
+    """
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = {word for line in file if line.startswith(("flags", "Features")) for word in line.split()}
+        with open(cpuinfo, encoding="ascii", errors="replace") as file:
+            lines = [line.partition(":") for line in file]
     except OSError:  # not Linux: nothing is known, nothing is said
         return
-    if flags and not flags & {"amx_bf16", "avx512_bf16", "bf16"}:  # bf16 is Arm's name
+    x86 = {word for name, _, words in lines if name.strip() == "flags" for word in words.split()}
+    arm = {word for name, _, words in lines if name.strip() == "Features" for word in words.split()}
+    if (x86 and "amx_bf16" not in x86) or (arm and "bf16" not in arm):
+        lacking = "AMX" if x86 else "bfloat16 instructions"
         log.warning(
-            "This CPU has no bfloat16 arithmetic: --precision bfloat16 will be slower than float32",
+            f"This CPU has no {lacking}: --precision bfloat16 is expected to be slower than float32 here",
             "caffe.cpp:197",
         )
 

@@ -22,12 +22,12 @@ from .. import log, resources
 from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
 from ..graph import Graph
+from ..naming import unknown
 from ..proto import caffe_pb2
 from ..proto.text import NetSource, format_message, read_net, read_solver
 from ..weights import read_weights, write_weights
 from . import debug, snapshot
 from .lr_policies import LearningRate
-from ..naming import unknown
 from .signals import Action
 from .update_rules import RULES, make_rule
 
@@ -117,7 +117,8 @@ class Solver:
             param.type = self.type
         if level:
             param.train_state.level = level
-        param.train_state.stage.extend(stages)
+        if stages:
+            param.train_state.stage.extend(stages)
         for name in ("base_lr", "lr_policy", "max_iter"):
             if not param.HasField(name):
                 raise SolverError(

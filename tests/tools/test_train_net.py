@@ -1,0 +1,266 @@
+"""tools/train_net.py, from its command line to its exit code."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from pycaffe_compat import cli
+from tools import train_net
+
+NET = """# A net as small as can be.
+# database: tools/make_patches.py --images photos --output train
+layer {
+  name: "data" type: "HDF5Data" top: "data" top: "label" include { phase: TRAIN }
+  hdf5_data_param { source: "train.txt" batch_size: 2 }
+}
+layer {
+  name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 1 kernel_size: 3 weight_filler { type: "xavier" } }
+}
+layer { name: "extra" type: "Silence" bottom: "conv" include { stage: "b" min_level: 2 } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "conv" bottom: "label" top: "loss" }
+"""
+
+SOLVER = """
+net: "net.prototxt"
+base_lr: 0.01
+lr_policy: "fixed"
+max_iter: 6
+display: 2
+snapshot: 4
+snapshot_prefix: "out/s"
+"""
+
+Run = Callable[..., "Done"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with a net, a solver and a database."""
+    (tmp_path / "net.prototxt").write_text(NET)
+    (tmp_path / "solver.prototxt").write_text(SOLVER)
+    random = np.random.default_rng(0)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = random.random((5, 1, 8, 8), np.float32)
+        file["label"] = random.random((5, 1, 6, 6), np.float32)
+    (tmp_path / "train.txt").write_text("a.h5\n")
+    return tmp_path
+
+
+def command(repo_root: Path, *arguments: str) -> list[str]:
+    return [sys.executable, str(repo_root / "tools" / "train_net.py"), *arguments]
+
+
+@dataclass
+class Done:
+    """How a run ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the program in ``place``, within this process: starting Python takes longer than its work."""
+    monkeypatch.chdir(place)
+
+    def start(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["train_net.py", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.run(train_net.main)
+        captured = capsys.readouterr()
+        return Done(int(ended.value.code or 0), captured.out, captured.err)
+
+    return start
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_trains_logs_and_resumes(run: Run, place: Path) -> None:
+    done = run("--solver", "solver.prototxt", "--log", "logs/a.log")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (place / "logs" / "a.log").read_text() == done.stderr
+    assert re.search(
+        r"^I\d{4} \S+ +\d+ solver\.cpp:239\] Iteration 4 \(\S+ iter/s, \S+s/2 iters\), loss = ",
+        done.stderr,
+        re.M,
+    )
+    assert re.search(
+        r"^random_seed: \d+$", done.stderr, re.M
+    )  # drawn, and shown so that the run can be repeated
+    files = [f"s_iter_{n}.{kind}" for n in (4, 6) for kind in ("caffemodel", "solverstate")]
+    assert names(place / "out") == files
+    weights = (place / "out" / "s_iter_6.caffemodel").read_bytes()
+    state = (place / "out" / "s_iter_6.solverstate").read_bytes()
+    (place / "out" / "s_iter_6.caffemodel").unlink()
+    again = run(
+        "--solver", "solver.prototxt", "--snapshot", "out/s_iter_4.solverstate", "--log", "logs/a.log"
+    )
+    assert again.returncode == 0, again.stderr
+    assert "Resuming from out/s_iter_4.solverstate" in again.stderr
+    assert (place / "out" / "s_iter_6.caffemodel").read_bytes() == weights
+    assert (place / "out" / "s_iter_6.solverstate").read_bytes() == state
+    assert (place / "logs" / "a.log").read_text() == done.stderr + again.stderr
+
+
+def test_flags_reach_the_solver(run: Run, place: Path) -> None:
+    assert run("--solver", "solver.prototxt", "--max_iter", "2").returncode == 0
+    arguments = [
+        "--weights",
+        "out/s_iter_2.caffemodel",
+        "--level",
+        "2",
+        "--stage",
+        "a,b",
+        "--precision",
+        "bfloat16",
+    ]
+    done = run("--solver", "solver.prototxt", "--max_iter", "1", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "Finetuning from out/s_iter_2.caffemodel" in done.stderr
+    assert "Setting up extra (Silence)" in done.stderr
+    assert re.search(r'train_state \{\s+level: 2\s+stage: "a"\s+stage: "b"\s+\}', done.stderr)
+
+
+def test_interrupt_stops_with_a_snapshot(place: Path, repo_root: Path) -> None:
+    arguments = command(repo_root, "--solver", "solver.prototxt", "--max_iter", "100000000")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    (place / "solver.prototxt").write_text(SOLVER.replace("snapshot: 4", ""))
+    with subprocess.Popen(arguments, cwd=place, env=environment, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if "Iteration 4, lr" in line:
+                child.send_signal(signal.SIGINT)
+                break
+        rest = child.stderr.read()
+    assert child.returncode == 0
+    assert "Optimization stopped early." in rest
+    assert len(names(place / "out")) == 2
+
+
+def test_a_missing_database_names_the_command_that_makes_it(run: Run, place: Path) -> None:
+    (place / "train.txt").unlink()
+    done = run("--solver", "solver.prototxt")
+    assert done.returncode == 1
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert error.startswith('error: net.prototxt:3: layer "data" (HDF5Data): train.txt: ')
+    assert error.endswith("; make it with: tools/make_patches.py --images photos --output train")
+
+
+def test_a_solver_of_the_library_is_found_by_its_name(run: Run, repo_root: Path) -> None:
+    solver = next(path.name for path in sorted((repo_root / "prototxt").glob("solver_l*.prototxt")))
+    done = run("--solver", solver)
+    assert done.returncode == 1
+    assert "the database" in done.stderr or "make it with: tools/make_patches.py" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "the following arguments are required: --solver"),
+        (
+            ["--solver", "absent.prototxt"],
+            1,
+            "error: absent.prototxt: no such file, and prototxt/ has none of that name",
+        ),
+        (
+            ["--solver", "solver.prototxt", "--snapshot", "no.solverstate"],
+            1,
+            "error: no.solverstate: no such file",
+        ),
+        (
+            ["--solver", "solver.prototxt", "--weights", "no.caffemodel"],
+            1,
+            "error: no.caffemodel: no such file",
+        ),
+        (
+            ["--solver", "solver.prototxt", "--weights", "a", "--snapshot", "b"],
+            2,
+            "not allowed with argument",
+        ),
+        (["--solver", "solver.prototxt", "--gpu", "97"], 1, "error: --gpu 97: PyTorch sees"),
+        (["--solver", "solver.prototxt", "--gpu", "0,1"], 1, "error: --gpu 0,1: give the number of one GPU"),
+        (["--solver", "solver.prototxt", "--precision", "float16"], 2, "invalid choice: 'float16'"),
+        (["--solver", "solver.prototxt", "--max_iter", "0"], 2, "'0' is less than 1"),
+        (["--solver", "net.prototxt"], 1, 'error: net.prototxt:3:1: SolverParameter has no field "layer"'),
+    ],
+)
+def test_refused(arguments: list[str], code: int, message: str, run: Run, place: Path) -> None:
+    done = run(*arguments)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (place / "out").exists()
+
+
+def test_divergence_is_one_line_and_exit_1(run: Run, place: Path) -> None:
+    (place / "solver.prototxt").write_text(
+        SOLVER.replace("0.01", "1e30").replace("snapshot: 4", "snapshot: 1")
+    )
+    done = run("--solver", "solver.prototxt")
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: solver\.prototxt: iteration \d+: the \w+ (is|are) .*: the training has diverged; lower .*",
+        done.stderr.splitlines()[-1],
+    )
+
+
+def test_progress_bar_on_a_terminal(place: Path, repo_root: Path) -> None:
+    termios = pytest.importorskip("termios")
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(ours, (24, 100))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    arguments = command(repo_root, "--solver", "solver.prototxt")
+    with subprocess.Popen(arguments, cwd=place, env=environment, stderr=theirs) as child:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # how Linux reports the end
+                break
+            if not chunk:
+                break
+            shown += chunk
+    os.close(ours)
+    assert child.returncode == 0
+    text = shown.decode()
+    assert "6/6" in text
+    # log lines stand on lines of their own, above the bar
+    for line in re.findall(r"[^\r\n]*Iteration 4, lr[^\r\n]*", text):
+        assert re.fullmatch(r"(\x1b\[\S)?I\d{4} .*lr = 0\.01(\x1b\[\S)?", line), line
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "lacking"),
+    [
+        ("flags\t\t: fpu avx512_bf16 amx_bf16\n", None),
+        ("flags\t\t: fpu avx512_bf16\nvmx flags\t: amx_bf16\n", "AMX"),
+        ("Features\t: fp asimd bf16\n", None),
+        ("Features\t: fp asimd\n", "bfloat16 instructions"),
+        ("isa\t: rv64\n", None),
+        (None, None),
+    ],
+)
+def test_bfloat16_is_warned_of_where_it_is_slow(
+    cpuinfo: str | None, lacking: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    train_net.report_bfloat16(str(path))
+    text = capsys.readouterr().err
+    assert (f"This CPU has no {lacking}: --precision bfloat16" in text) if lacking else text == ""
