@@ -7,6 +7,8 @@ wheel is installed into borrows the dependencies of the one that runs the tests.
 import configparser
 import email
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import setuptools
+import skimage.data
 from packaging.requirements import Requirement
 
 from pycaffe_compat.version import __version__
@@ -149,6 +153,56 @@ def test_installed_away_from_the_checkout(installed: Path, tmp_path: Path) -> No
     home = str(installed.parent)
     assert package.startswith(home) and root.startswith(home) and net.startswith(home)
     assert Path(net).read_bytes() == (ROOT / "prototxt" / "l4.prototxt").read_bytes()
+
+
+@pytest.mark.slow
+def test_installed_programs_make_train_score_and_restore(installed: Path, tmp_path: Path) -> None:
+    """The path of a user who has the package and no checkout, a training of two iterations long."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    camera = Path(skimage.data.__file__).parent / "camera.png"
+
+    def program(name: str, *arguments: str) -> str:
+        return checked([str(installed / name), *arguments], cwd=tmp_path, env=environment)
+
+    # The names that prototxt/l4.prototxt gives its databases.
+    net = (ROOT / "prototxt" / "l4.prototxt").read_text()
+    for source in re.findall(r'source: "(.+)\.txt"', net):
+        program("make_patches", "--images", str(camera), "--count", "64", "--output", source)
+    program("train_net", "--solver", "solver_l4_quick.prototxt", "--max_iter", "2")
+    (weights,) = map(str, tmp_path.glob("snapshots/*_iter_2.caffemodel"))
+    network = ["--model", "l4.prototxt", "--weights", weights]
+    table = program("eval_net", *network, "--names", "L4", "--images", str(camera), "--quality", "10")
+    assert {"distorted", "spp", "L4"} <= {line.split()[0] for line in table.splitlines() if line}
+    program("convert_to_onnx", *network, "--output", "l4.onnx", "--image-in-out")
+    program("restore_jpeg", "--net", "l4.prototxt", "--weights", weights, str(camera), "restored.png")
+    assert (tmp_path / "l4.onnx").stat().st_size > 0
+    assert (tmp_path / "restored.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("installed_already", "required"),
+    [
+        ([], "opencv-python-headless"),
+        (["opencv_python_headless"], "opencv-python-headless"),
+        (["opencv_python"], "opencv-python"),
+        (["numpy", "opencv_contrib_python"], "opencv-contrib-python"),
+        (["opencv_python", "opencv_python_headless"], "opencv-python-headless"),
+    ],
+)
+def test_an_installed_opencv_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed_already: list[str], required: str
+) -> None:
+    for name in installed_already:
+        folder = tmp_path / f"{name}-5.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 5.0\n")
+    asked: dict[str, list[str]] = {}
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(setuptools, "setup", lambda **settings: asked.update(settings))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    runpy.run_path(str(ROOT / "setup.py"))
+    (found,) = (line for line in asked["install_requires"] if line.startswith("opencv"))
+    assert found.partition(">=")[0] == required
 
 
 @pytest.fixture

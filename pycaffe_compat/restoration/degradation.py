@@ -5,6 +5,7 @@ gray JPEG by libjpeg at quality 10 ... 60 (section 4). Full-range gray would mov
 """
 
 import glob
+import io
 import warnings
 from collections.abc import Iterable
 from os import PathLike
@@ -103,7 +104,8 @@ def open_image(path: str | PathLike[str]) -> Image.Image:
     """The image at ``path``, decoded whole by Pillow; :class:`DataError` names the file if that cannot be
     done."""
     try:
-        image = Image.open(path)
+        # From memory: Pillow holds a file open as long as it may have further frames.
+        image = Image.open(io.BytesIO(Path(path).read_bytes()))
         image.load()
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: too many pixels for Pillow's safety limit ({error})") from error

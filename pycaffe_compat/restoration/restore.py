@@ -337,7 +337,7 @@ class Picture:
     quality: int | None
     """Of a JPEG: its quality on libjpeg's scale, estimated from the luma quantisation table."""
     icc_profile: bytes | None
-    exif: bytes | Image.Exif | None
+    exif: bytes | None
 
 
 def read_picture(path: str | PathLike[str]) -> Picture:
@@ -388,17 +388,16 @@ def _png_depth(path: str | PathLike[str]) -> int:
         return file.read(25)[24]
 
 
-def _exif(image: Image.Image) -> bytes | Image.Exif | None:
+def _exif(image: Image.Image) -> bytes | None:
+    """The EXIF block as JPEG has it.
+
+    None for TIFF: Pillow has turned its pixels upright already, and its own tags (positions of strips) must
+    not travel.
+    """
     raw = image.info.get("exif")
-    if isinstance(raw, bytes):
-        return raw
-    # A TIFF's own tags describe its strips and must not travel: only the orientation is taken.
-    orientation = image.getexif().get(0x0112)
-    if orientation is None:
+    if not isinstance(raw, bytes) or image.format == "TIFF":
         return None
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
+    return raw if raw.startswith(b"Exif\0\0") else b"Exif\0\0" + raw
 
 
 def restore_picture(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from pycaffe_compat.errors import CaffeError, DataError, NetError, WeightsError
 from pycaffe_compat.proto.text import parse_net
@@ -25,7 +25,10 @@ from pycaffe_compat.restoration.restore import (
 )
 
 SHAPE = "shape { dim: 1 dim: 1 dim: 32 dim: 32 }"
-INPUT = f'layer {{ name: "data" type: "Input" top: "data" include {{ stage: "deploy" }} input_param {{ {SHAPE} }} }}'
+INPUT = (
+    f'layer {{ name: "data" type: "Input" top: "data" include {{ stage: "deploy" }} '
+    f"input_param {{ {SHAPE} }} }}"
+)
 
 
 def conv(name: str, bottom: str, top: str, settings: str) -> str:
@@ -170,7 +173,7 @@ def test_models_that_come_with_the_library() -> None:
             assert near is not None and near.distance(model.qualities[0]) == 0
 
 
-# ---- Files ---------------------------------------------------------------------------------------------------------
+# ---- Files ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -235,16 +238,24 @@ def test_gray_gray_alpha_sixteen_bits_and_palettes(
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 @pytest.mark.parametrize("source", ["jpg", "png", "tif", "webp"])
 def test_orientation_and_profile_are_kept(
-    restorer: Restorer, rgb: np.ndarray, tmp_path: Path, source: str, suffix: str
+    restorer: Restorer, tmp_path: Path, source: str, suffix: str
 ) -> None:
+    y, x = np.mgrid[:37, :51]
+    rgb = np.stack([20 + 5 * y, 30 + 4 * x, 200 - 2 * x - y], axis=-1).astype(np.uint8)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(rgb).save(tmp_path / f"in.{source}", exif=exif, icc_profile=profile)
     restore_file(tmp_path / f"in.{source}", tmp_path / f"out.{suffix}", restorer)
-    with Image.open(tmp_path / f"out.{suffix}") as out:
-        assert out.size == (51, 37)
-        assert out.getexif()[0x0112] == 6
+    with Image.open(tmp_path / f"in.{source}") as given, Image.open(tmp_path / f"out.{suffix}") as out:
+        # Pillow turns TIFF upright when it loads it; the others keep pixels and tag as they were.
+        if "tif" not in (source, suffix):
+            assert out.size == (51, 37) and out.getexif()[0x0112] == 6
+        upright, expected_upright = (
+            np.asarray(ImageOps.exif_transpose(image)).astype(int) for image in (out, given)
+        )
+        assert upright.shape == (51, 37, 3)
+        assert np.abs(upright - expected_upright - 3).mean() < 3
         assert out.info["icc_profile"] == profile
 
 
