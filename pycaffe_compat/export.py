@@ -9,7 +9,6 @@ PyTorch's own exporter writes the model; ONNX Runtime is the judge.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -239,9 +238,3 @@ def verify_onnx(model: Deployed, path: str | PathLike[str], inputs: Sequence[Seq
     if not compared:
         raise NetError(f"{path}: none of the test inputs has the sizes that this file fixes: {declared}")
     return worst
-
-
-def file_digest(path: str | PathLike[str]) -> str:
-    """SHA-256 of a file, for the metadata."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

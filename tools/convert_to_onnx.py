@@ -20,8 +20,8 @@ from collections.abc import Sequence
 
 from pycaffe_compat import cli, resources
 from pycaffe_compat.errors import NetError
-from pycaffe_compat.export import Deployed, ImageInOut, export_onnx, file_digest, test_inputs, verify_onnx
-from pycaffe_compat.files import atomic_write
+from pycaffe_compat.export import Deployed, ImageInOut, export_onnx, test_inputs, verify_onnx
+from pycaffe_compat.files import atomic_write, file_digest
 from pycaffe_compat.graph import TEST, TRAIN, Graph
 from pycaffe_compat.weights import read_weights
 

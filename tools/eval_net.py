@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from pycaffe_compat import cli, resources
+from pycaffe_compat.files import file_digest
 from pycaffe_compat.restoration import evaluation
 from pycaffe_compat.restoration.restore import PRECISIONS, Restorer, find_model
 
@@ -152,7 +153,13 @@ def _about(args: argparse.Namespace, networks: list[dict[str, str]]) -> dict[str
     about: dict[str, Any] = {}
     if len(networks) == 1:
         about |= {"model": Path(networks[0]["model"]).name, "weights": Path(networks[0]["weights"]).name}
-    return about | {"networks": networks, "precision": args.precision}
+    files = [
+        {"name": entry["name"]}
+        | {key: os.path.basename(entry[key]) for key in ("model", "weights")}
+        | {f"{key}_sha256": file_digest(entry[key]) for key in ("model", "weights")}
+        for entry in networks
+    ]
+    return about | {"networks": files, "precision": args.precision}
 
 
 if __name__ == "__main__":
