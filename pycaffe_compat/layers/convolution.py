@@ -50,14 +50,14 @@ class _SumOfShifts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
-        kh, kw, _, height, width = maps.shape
+        kh, kw, n, height, width = maps.shape
         ctx.size = (kh, kw, height, width)
-        h, w = height - kh + 1, width - kw + 1
-        shifted = (maps[i, j, :, kh - 1 - i :, kw - 1 - j :][:, :h, :w] for i in range(kh) for j in range(kw))
-        total = next(shifted).clone()
-        for part in shifted:
-            total += part
-        return total
+        # One view whose axes i and j also step back in rows and columns, so that one reduction adds all of them.
+        maps = maps.contiguous()
+        stride_i, stride_j, *inner = maps.stride()
+        shape = (kh, kw, n, height - kh + 1, width - kw + 1)
+        start = maps.storage_offset() + (kh - 1) * width + kw - 1
+        return maps.as_strided(shape, (stride_i - width, stride_j - 1, *inner), start).sum((0, 1))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
