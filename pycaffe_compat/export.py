@@ -38,7 +38,7 @@ class Deployed(nn.Module):
         super().__init__()
         if not graph.inputs or not graph.outputs:
             raise NetError(
-                f'{graph.path or "net"}: net "{graph.name}" has {"no Input layer" if not graph.inputs else "no output"} '
+                f'{graph.path or "net"}: net "{graph.name}" has no {"output" if graph.inputs else "Input layer"} '
                 "in this state: choose its deployment phase and stage"
             )
         self.net = graph
@@ -158,8 +158,9 @@ def _name_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
-    for value in (*graph.input, *graph.output, *graph.initializer):
-        value.name = renamed.get(value.name, value.name)
+    for values in (graph.input, graph.output, graph.initializer):
+        for value in values:
+            value.name = renamed.get(value.name, value.name)
 
 
 def _name_sizes(graph: onnx.GraphProto) -> None:

@@ -43,3 +43,27 @@ def test_the_worked_example_of_adding_a_layer_works(monkeypatch: pytest.MonkeyPa
     finally:
         for name in ("Softsign", "ChannelGain"):
             REGISTRY.pop(name, None)
+
+
+def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for code in blocks("README.md", "python"):
+        exec(compile(code, "README.md", "exec"), {})  # noqa: S102
+
+
+def test_the_readme_names_every_layer_type_and_every_program() -> None:
+    readme = (ROOT / "README.md").read_text()
+    missing = [name for name in REGISTRY if not re.search(rf"\b{name}\b", readme)]
+    assert not missing
+    programs = {p.stem for p in (ROOT / "tools").glob("*.py")} - {"__init__", "_checkout", "demo"}
+    assert not [name for name in programs if name not in readme]
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "models/l4_residual_q10/README.md"])
+def test_files_that_the_documents_name_are_there(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\":]+)\"", text)
+    folder = (ROOT / document).parent
+    assert not [a or b for a, b in links if not (folder / (a or b)).exists()]
+    named = set(re.findall(r"\b(solver_\w+)\b(?:\.prototxt)?", text)) - {"solver_mode"}
+    assert not [name for name in named if not (ROOT / "prototxt" / f"{name}.prototxt").exists()]
