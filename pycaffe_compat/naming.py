@@ -9,7 +9,7 @@ from collections.abc import Iterable
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean "step"?``, or nothing when no known name is near."""
     folded = {entry.lower(): entry for entry in known}
-    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     return f'; did you mean "{folded[near[0]]}"?' if near else ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from pycaffe_compat.errors import NetError, PrototxtError, SolverError
+from pycaffe_compat.naming import did_you_mean
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.sniff import describe_content
 
@@ -229,14 +229,11 @@ def _parse_error(error: text_format.ParseError, source: str, descriptor: Any, sh
     unknown = re.search(r'Message type "([\w.]+)" has no field named "(\w+)"', text)
     if unknown:
         names = _field_names(descriptor, unknown[1])
-        near = difflib.get_close_matches(unknown[2], names, n=1, cutoff=0.6)
-        type_name = unknown[1].removeprefix("caffe.")
-        text = f'{type_name} has no field "{unknown[2]}"' + (f'; did you mean "{near[0]}"?' if near else "")
+        text = f'{unknown[1].removeprefix("caffe.")} has no field "{unknown[2]}"{did_you_mean(unknown[2], names)}'
     value = re.search(r'Enum type "([\w.]+)" has no value named "?(\w+)"?', text)
     if value:
         names = _enum_values(descriptor, value[1])
-        near = difflib.get_close_matches(value[2].upper(), names, n=1, cutoff=0.6)
-        hint = f'; did you mean "{near[0]}"?' if near else f": use one of {', '.join(names)}" if names else ""
+        hint = did_you_mean(value[2], names) or (f": use one of {', '.join(names)}" if names else "")
         text = f'{value[1].removeprefix("caffe.")} has no value "{value[2]}"{hint}'
     return f"{shown}:{line}:{column}: {_one_line(text)}"
 
