@@ -25,16 +25,16 @@ def opencv() -> str:
     """The OpenCV distribution to require.
 
     Four distributions on PyPI hold the same module `cv2` and overwrite each other's files, and a requirement
-    cannot say "one of these". The headless one is enough here (no windows are opened, and it starts on
-    servers without X libraries), but another that is installed already where this is being installed is kept.
-    The choice ends up in a wheel's metadata, so make wheels for others in a clean environment. An isolated
-    build does not see the packages of the environment it builds for: hence its folders by name.
+    cannot say "one of these": opencv-python is what is asked for, unless another one, such as the headless one
+    of machines without a display, is there already. The choice ends up in a wheel's metadata, so make wheels
+    for others in a clean environment. An isolated build does not see the packages of the environment it builds
+    for: hence its folders by name.
     """
     paths = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
     names = (dist.metadata["Name"] or "" for dist in distributions(path=paths))
     installed = {name.lower().replace("_", "-") for name in names}
-    default = "opencv-python-headless"
-    others = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
+    default = "opencv-python"
+    others = ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
     if default in installed:
         return default
     return next((name for name in others if name in installed), default)
@@ -87,14 +87,15 @@ setup(
     include_package_data=False,  # a list above says what travels, whatever else lies in the folders
     zip_safe=False,  # nets and weights are opened by path
     python_requires=">=3.11",
-    # Lower bounds are versions that the tests passed with; requirements.lock holds today's.
+    # Lower bounds are versions that the tests passed with (matplotlib before 3.11: all but the one that wants
+    # SVG files equal to the byte); requirements.lock holds those of today.
     install_requires=[
         "h5py>=3.11",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "onnx>=1.17",
         "onnxruntime>=1.20",
-        "onnxscript>=0.5",
+        "onnxscript>=0.6",
         f"{opencv()}>=4.10",
         "pillow>=11.0",
         "protobuf>=5.26",

@@ -53,3 +53,11 @@ def find(kind: str, name: str | os.PathLike[str]) -> str | None:
         return None
     path = os.path.join(folder, kind, *parts)
     return path if os.path.exists(path) else None
+
+
+def net_path(name: str | os.PathLike[str]) -> str:
+    """A net or solver file as the programs take it: a path, or else a name in prototxt/.
+
+    What is neither is given back as it is: opening it says what is wrong.
+    """
+    return os.fspath(name) if os.path.exists(name) else find("prototxt", name) or os.fspath(name)

@@ -182,11 +182,11 @@ def test_installed_programs_make_train_score_and_restore(installed: Path, tmp_pa
 @pytest.mark.parametrize(
     ("installed_already", "required"),
     [
-        ([], "opencv-python-headless"),
+        ([], "opencv-python"),
         (["opencv_python_headless"], "opencv-python-headless"),
         (["opencv_python"], "opencv-python"),
         (["numpy", "opencv_contrib_python"], "opencv-contrib-python"),
-        (["opencv_python", "opencv_python_headless"], "opencv-python-headless"),
+        (["opencv_python", "opencv_python_headless"], "opencv-python"),
     ],
 )
 def test_an_installed_opencv_is_kept(

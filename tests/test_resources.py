@@ -63,3 +63,11 @@ def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_kind() -> None:
     with pytest.raises(ValueError, match="prototxt, models"):
         resources.find("tools", "train_net.py")
+
+
+def test_a_net_is_a_path_or_a_name_in_prototxt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resources.net_path("l4.prototxt").endswith(os.path.join("prototxt", "l4.prototxt"))
+    (tmp_path / "l4.prototxt").touch()
+    assert resources.net_path("l4.prototxt") == "l4.prototxt"
+    assert resources.net_path("no_such_net.prototxt") == "no_such_net.prototxt"

@@ -128,8 +128,8 @@ def noise_database(folder: str, batch: int, size: int) -> str:
 
 def solver_for(net: str, database: str, precision: str) -> Solver:
     """The project's solver on a net of prototxt/, with Adam, its data taken from ``database``."""
-    param = read_solver(resources.find("prototxt", f"solver_{net}.prototxt") or f"solver_{net}.prototxt")
-    source = read_net(resources.find("prototxt", f"{net}.prototxt") or f"{net}.prototxt").param
+    param = read_solver(resources.net_path(f"solver_{net}.prototxt"))
+    source = read_net(resources.net_path(f"{net}.prototxt")).param
     for layer in source.layer:
         if layer.type == "HDF5Data":
             layer.hdf5_data_param.source = database
@@ -192,7 +192,7 @@ def bench_restore(rounds: int) -> dict[str, float]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     for net in NETS:
-        path = resources.find("prototxt", f"{net}.prototxt") or f"{net}.prototxt"
+        path = resources.net_path(f"{net}.prototxt")
         graph = Graph(path, TEST, stages=["deploy"])
         with tempfile.TemporaryDirectory() as folder:
             model = os.path.join(folder, "model.onnx")
@@ -240,14 +240,14 @@ def bench_memory(rounds: int) -> dict[str, float]:
             [sys.executable, os.path.abspath(__file__), "--child", net], capture_output=True, text=True, check=True
         )
         gib, took = map(float, child.stdout.split())
-        print(f"  {net} 100 Mpx: {took:.0f} s")
+        print(f"  {net} 100 Mpx: {gib:.2f} GiB above the image, {took:.0f} s", flush=True)
         result[f"memory {net} 100 Mpx: GiB above the image (in and out)"] = gib
     return result
 
 
 def restore_100_megapixels(net: str) -> None:
     """The child of ``bench_memory``: prints GiB above what the image takes, and seconds."""
-    path = resources.find("prototxt", f"{net}.prototxt") or f"{net}.prototxt"
+    path = resources.net_path(f"{net}.prototxt")
     restorer = Restorer(path)  # untrained weights take as long
     luma = np.zeros((10_000, 10_000), np.uint8)
     luma[::3, ::7] = 200

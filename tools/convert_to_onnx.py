@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 when the difference stays within the tolerance."""
     args = parser().parse_args(argv)
-    path = args.model if os.path.exists(args.model) else resources.find("prototxt", args.model) or args.model
+    path = resources.net_path(args.model)
     graph = Graph(path, TRAIN if args.phase == "TRAIN" else TEST, stages=[s for s in args.stage.split(",") if s])
     filled = graph.load_weights(read_weights(args.weights), args.weights)
     empty = [name for name in graph.params if name not in filled]

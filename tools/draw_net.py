@@ -18,7 +18,7 @@ if not __package__:  # started as a file of a checkout, not as an installed modu
 import argparse
 from collections.abc import Sequence
 
-from pycaffe_compat import cli, draw, figures
+from pycaffe_compat import cli, draw, figures, resources
 from pycaffe_compat.errors import NetError
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_net
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("net", metavar="NET", help="the network's prototxt")
+    p.add_argument("net", metavar="NET", help="the network's prototxt; looked for in prototxt/ too")
     p.add_argument("-o", "--output", required=True, metavar="FILE", help=", ".join(SUFFIXES))
     p.add_argument(
         "--rankdir",
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("--phase all draws every layer: --stage and --level have no meaning with it")
     figures.suffix_of(args.output, SUFFIXES)
     phases = {"train": caffe_pb2.TRAIN, "test": caffe_pb2.TEST, "all": None}
-    source = read_net(args.net)
+    source = read_net(resources.net_path(args.net))
     if not source.param.layer:
         raise NetError(f"{args.net}: no layers in this net")
     draw.draw_net_to_file(

@@ -109,8 +109,7 @@ def _networks(p: argparse.ArgumentParser, args: argparse.Namespace) -> list[dict
         if len(nets) != len(args.weights):
             p.error(f"{len(args.model)} --model for {len(args.weights)} --weights: give as many, or one")
         for net, weights in zip(nets, args.weights, strict=True):
-            found = net if os.path.exists(net) else resources.find("prototxt", net) or net
-            pairs.append((_row_name(weights), found, weights))
+            pairs.append((_row_name(weights), resources.net_path(net), weights))
     else:
         for name in args.model:
             if name.endswith(".prototxt"):

@@ -102,7 +102,7 @@ class Chooser:
             model = restore.find_model(args.model)
             self.fixed = (model.name, model.restorer(**self.options))
         elif args.net:
-            net = args.net if os.path.exists(args.net) else resources.find("prototxt", args.net) or args.net
+            net = resources.net_path(args.net)
             self.fixed = (Path(args.weights).stem, restore.Restorer(net, args.weights, **self.options))
         elif not any(model.qualities for model in restore.list_models()):
             raise DataError("no trained network came with this library: name one with --net and --weights")
