@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # pytest-xdist starts a process a core: a thread each, or they fight over the cores.
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+    # A shell starts background jobs with Ctrl-C ignored, and children inherit that: tests that press it would wait.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _folder(variable: str, default: str, what: str) -> Path:
