@@ -32,8 +32,7 @@ from pycaffe_compat.weights import read_weights
 
 PRECISIONS = ("float32", "bfloat16")
 
-# Side of the squares that images are cut into. Small enough for the activations to stay in a core's cache
-# and for
+# Side of the squares that images are cut into. Small enough for the activations to stay in a core's cache and for
 # memory to be bounded, large enough for the overlap not to cost much.
 TILE = 256
 # The convolution kernels of oneDNN for very narrow images add up in another order. Nothing narrower than
