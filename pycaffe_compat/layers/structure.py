@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
@@ -78,6 +82,27 @@ class Slice(Layer):
         return tuple(x.narrow(self.axis, a, b - a) for a, b in pairs)
 
 
+class _Cut(torch.autograd.Function):
+    """The box ``x[starts : starts + sizes]`` of the last axes, as a view whose gradient keeps the order of memory.
+
+    Slicing's own gradient is channels-first whatever the blob was, and the layers below then wait for it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
+        ends = [n - start - size for n, start, size in zip(x.shape[-len(starts) :], starts, sizes, strict=True)]
+        ctx.margins = [m for pair in zip(reversed(starts), reversed(ends), strict=True) for m in pair]
+        return _cut(x, starts, sizes)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return F.pad(grad, ctx.margins), None, None
+
+
+def _cut(x: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    return x[(..., *(slice(start, start + size) for start, size in zip(starts, sizes, strict=True)))]
+
+
 @register("Crop", param="crop_param", bottoms=2)
 class Crop(Layer):
     """The first bottom cut to the second one's size from ``axis`` on, at ``offset`` (0 when not given, not centred)."""
@@ -102,6 +127,7 @@ class Crop(Layer):
                 )
 
     def forward(self, x: Tensor, like: Tensor) -> Tensor:  # type: ignore[override]
-        cut = [slice(None)] * self.axis
-        cut += [slice(o, o + like.shape[i]) for i, o in enumerate(self.offsets, self.axis)]
-        return x[tuple(cut)]
+        sizes = like.shape[self.axis :]
+        if x.requires_grad and not torch.compiler.is_compiling():
+            return _Cut.apply(x, self.offsets, sizes)
+        return _cut(x, self.offsets, sizes)
