@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pycaffe_compat import cli
+from pycaffe_compat import cli, cpu
 from tools import train_net
 
 NET = """# A net as small as can be.
@@ -244,23 +244,11 @@ def test_progress_bar_on_a_terminal(place: Path, repo_root: Path) -> None:
         assert re.fullmatch(r"(\x1b\[\S)?I\d{4} .*lr = 0\.01(\x1b\[\S)?", line), line
 
 
-@pytest.mark.parametrize(
-    ("cpuinfo", "lacking"),
-    [
-        ("flags\t\t: fpu avx512_bf16 amx_bf16\n", None),
-        ("flags\t\t: fpu avx512_bf16\nvmx flags\t: amx_bf16\n", "AMX"),
-        ("Features\t: fp asimd bf16\n", None),
-        ("Features\t: fp asimd\n", "bfloat16 instructions"),
-        ("isa\t: rv64\n", None),
-        (None, None),
-    ],
-)
+@pytest.mark.parametrize(("fast", "warned"), [(True, False), (False, True), (None, False)])
 def test_bfloat16_is_warned_of_where_it_is_slow(
-    cpuinfo: str | None, lacking: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fast: bool | None, warned: bool, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "cpuinfo"
-    if cpuinfo is not None:
-        path.write_text(cpuinfo)
-    train_net.report_bfloat16(str(path))
-    text = capsys.readouterr().err
-    assert (f"This CPU has no {lacking}: --precision bfloat16" in text) if lacking else text == ""
+    monkeypatch.setattr(cpu, "fast_bfloat16", lambda: fast)
+    done = run("--solver", "solver.prototxt", "--precision", "bfloat16", "--max_iter", "1")
+    assert done.returncode == 0
+    assert ("--precision bfloat16 is expected to be slower than float32" in done.stderr) == warned
