@@ -4,6 +4,8 @@
     tools/train_net.py --solver solver_l8.prototxt               # a name in prototxt/, or any path
     tools/train_net.py --solver solver_l8.prototxt --snapshot snapshots/l8_iter_5000.solverstate    # go on
     tools/train_net.py --solver solver_l8.prototxt --weights w.caffemodel       # start from these weights
+    tools/train_net.py --solver solver_l8.prototxt --train_data data/mine_train.txt --test_data data/mine_test.txt \\
+                       --snapshot_prefix snapshots/mine                         # the same on other databases
 
 Prints Caffe's log lines to standard error (and to --log FILE), writes snapshots where the solver file says.
 Ctrl-C stops after the iteration that is running, with a snapshot to go on from; a second one stops at once.
@@ -24,6 +26,7 @@ import torch
 
 from pycaffe_compat import cli, cpu, log, resources
 from pycaffe_compat.errors import CaffeError, DataError, SolverError, WeightsError
+from pycaffe_compat.graph import TEST, TRAIN
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_net, read_solver
 from pycaffe_compat.solver import PRECISIONS, Action, SignalActions, Solver, find_net, handled
@@ -59,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     add("--sighup_effect", choices=effects, default="snapshot", help="what SIGHUP does (default: snapshot)")
     add("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (default: float32)")
     add("--max_iter", type=cli.positive_int, metavar="N", help="instead of the solver file's")
+    add("--train_data", metavar="LIST", help="list of HDF5 databases to train on instead of the net file's")
+    add("--test_data", metavar="LIST", help="the same for the test nets")
+    add("--snapshot_prefix", metavar="PREFIX", help="instead of the solver file's")
     add("--log", metavar="FILE", help="write the log lines here too (appended to with --snapshot)")
     return result
 
@@ -83,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if param.random_seed < 0:  # drawn here and printed, so that the run can be repeated
             param.random_seed = secrets.randbits(31)
+        if args.snapshot_prefix:
+            param.snapshot_prefix = args.snapshot_prefix
         # One of the nets that came with the library: its snapshots belong where the user is, not beside it.
         param.snapshot_prefix = resolve_prefix(
             param.snapshot_prefix, path if path == args.solver else os.path.basename(path)
@@ -140,6 +148,7 @@ def build(
     path: str, param: caffe_pb2.SolverParameter, args: argparse.Namespace, device: torch.device
 ) -> Solver:
     """The solver; where a database is missing, the error says how to make it."""
+    given = {phase: path for phase, path in ((TRAIN, args.train_data), (TEST, args.test_data)) if path}
     try:
         return Solver(
             param,
@@ -149,10 +158,11 @@ def build(
             precision=args.precision,
             device=device,
             max_iter=args.max_iter,
+            sources=given,
         )
     except DataError as error:
         hint = database_hint(path, param)
-        if not hint:
+        if not hint or not all(map(os.path.exists, given.values())):
             raise
         raise DataError(f"{error}; {hint}") from error
 
