@@ -96,9 +96,7 @@ NETWORKS: dict[str, Network] = {
             start="l8_residual_q20",
         ),
         Network("arcnn_q10", "AR-CNN", "arcnn.prototxt", "solver_arcnn_quick.prototxt", (10,)),
-        Network(
-            "arcnn_q20", "AR-CNN", "arcnn.prototxt", "solver_arcnn_quick_next.prototxt", (20,), start="arcnn_q10"
-        ),
+        Network("arcnn_q20", "AR-CNN", "arcnn.prototxt", "solver_arcnn_quick_next.prototxt", (20,), start="arcnn_q10"),
     )
 }
 
@@ -237,6 +235,10 @@ _BASELINES = (
     ("spp, FFmpeg's thresholding, 8 shifts", "spp8_hard", "spp"),
     ("SA-DCT", "sadct", "SA-DCT"),
 )
+
+
+BASELINE_METHODS = tuple(method for _, method, _ in _BASELINES)
+"""Names in ``evaluation.BASELINES``."""
 
 
 def comparison(book: ScoreBook, dataset: str, quality: int, networks: Sequence[str], baselines: bool) -> Comparison:
