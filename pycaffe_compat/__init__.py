@@ -19,16 +19,16 @@ from .graph import TEST, TRAIN, Graph
 from .layers import REGISTRY
 from .layers.python import PythonLayer as Layer
 from .net import Blob, Net
-from .solver import (
+from .pycaffe import (
     AdaDeltaSolver,
     AdaGradSolver,
     AdamSolver,
     NesterovSolver,
     RMSPropSolver,
     SGDSolver,
-    Solver,
     get_solver,
 )
+from .solver import Solver
 from .version import __version__
 from .weights import read_weights
 
