@@ -14,11 +14,12 @@ from os import PathLike
 
 import torch
 
+from .blob import Blob
 from .errors import CaffeError, DataError, NetError, PrototxtError, SolverError, WeightsError
 from .graph import TEST, TRAIN, Graph
 from .layers import REGISTRY
 from .layers.python import PythonLayer as Layer
-from .net import Blob, Net
+from .net import Net
 from .pycaffe import (
     AdaDeltaSolver,
     AdaGradSolver,

@@ -477,7 +477,7 @@ class _located:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, CaffeError) and str(error).startswith(self.node.label):
+        if any(text.startswith(self.node.label) for text in (str(error), *getattr(error, "__notes__", ()))):
             return
         if isinstance(error, CaffeError):
             raise type(error)(f"{self.node.label}: {error}") from error
