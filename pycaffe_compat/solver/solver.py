@@ -268,7 +268,7 @@ class Solver:
         self._losses, self._smoothed = [], 0.0
         self._timer, self._timed_iter = time.perf_counter(), self.iter
         while self.iter < stop:
-            self._rule.clear()
+            self._clear_gradients()
             if (
                 param.test_interval
                 and self.iter % param.test_interval == 0
@@ -313,6 +313,9 @@ class Solver:
                     recorder.log_backward()
             total += value
         return total / self.param.iter_size, blobs if display else {}
+
+    def _clear_gradients(self) -> None:
+        self._rule.clear()
 
     def _forward(self, graph: Graph) -> tuple[Mapping[str, Tensor], Tensor]:
         """One forward pass of a net: its blobs and its loss."""
