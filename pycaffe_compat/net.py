@@ -95,6 +95,14 @@ class Net:
         self._after_forward: list[Callback] = []
         self._before_backward: list[Callback] = []
         self._after_backward: list[Callback] = []
+        self._written_once: dict[str, set[int]] = {}
+        for node in graph.nodes:
+            if node.type == "DummyData":
+                # Caffe fills these when the net is built, and constants never again: what a script writes there stays.
+                self._forward_node(node)
+                fillers = node.param.dummy_data_param.data_filler
+                constant = [not fillers or fillers[k % len(fillers)].type == "constant" for k in range(len(node.tops))]
+                self._written_once[node.name] = {k for k, once in enumerate(constant) if once}
         if weights is not None:
             self.copy_from(weights)
 
@@ -346,8 +354,10 @@ class Net:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise NetError(f"{node.label}: cannot compute on bottoms of shapes {shapes}: {first}") from error
         self._tape[node.name] = (bottoms, tops)
-        for name, top in zip(node.tops, tops, strict=True):
-            self.blobs[name].store_data(top)
+        kept = self._written_once.get(node.name, ())
+        for k, (name, top) in enumerate(zip(node.tops, tops, strict=True)):
+            if k not in kept:
+                self.blobs[name].store_data(top)
 
     def _backward_node(self, node: Node) -> None:
         if node.name not in self._tape:
@@ -398,11 +408,10 @@ class Net:
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Give the MemoryData layer that begins the net its rows: (N, C, H, W) and N labels, both float32."""
-        layer = self.graph.nodes[0].layer if self.graph.nodes else None
-        if not hasattr(layer, "set_input_arrays"):
+        if not self.graph.nodes or self.graph.nodes[0].type != "MemoryData":
             raise NetError(f'net "{self.name}": set_input_arrays is for nets whose first layer is a MemoryData')
-        labels = np.asarray(labels)
-        layer.set_input_arrays(data, labels.reshape(-1, 1, 1, 1) if labels.ndim == 1 else labels)  # type: ignore[union-attr, operator]
+        layer: Any = self.graph.nodes[0].layer
+        layer.reset(data, labels)
 
     def clear_param_diffs(self) -> None:
         """Set every parameter's diff to zero."""
