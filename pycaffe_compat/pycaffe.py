@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from google.protobuf.message import Message
 from torch import Tensor
 
 from . import log
@@ -23,7 +24,6 @@ from .graph import Graph
 from .layers import REGISTRY
 from .naming import unknown
 from .net import Net
-from .proto import caffe_pb2
 from .proto.text import read_solver
 from .solver import RULES
 from .solver import Solver as TrainingLoop
@@ -132,13 +132,12 @@ class AdamSolver(Solver):
 
 def get_solver(solver_file: SolverLike, **options: Any) -> Solver:
     """The solver that the file's ``type`` names; options as for ``solver.Solver``."""
-    in_memory = isinstance(solver_file, caffe_pb2.SolverParameter)
-    kind = (solver_file if in_memory else read_solver(solver_file)).type  # type: ignore[union-attr, arg-type]
+    settings: Any = solver_file if isinstance(solver_file, Message) else read_solver(solver_file)
     for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver):
-        if cls.type == kind:
+        if cls.type == settings.type:
             return cls(solver_file, **options)
-    where = "solver" if in_memory else os.fspath(solver_file)  # type: ignore[arg-type]
-    raise SolverError(f"{where}: {unknown('solver type', kind, RULES)}")
+    where = "solver" if isinstance(solver_file, Message) else os.fspath(solver_file)
+    raise SolverError(f"{where}: {unknown('solver type', settings.type, RULES)}")
 
 
 # ------------------------------------------------------------------------------------------- the library's state

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import log, resources
-from ..errors import DataError, SolverError, WeightsError
+from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
 from ..graph import Graph, share_parameters
 from ..proto import caffe_pb2
