@@ -333,6 +333,13 @@ class Net:
     def _forward_node(self, node: Node) -> None:
         if node.type == "Input":
             return
+        kept = self._written_once.get(node.name, ())
+        for k, (name, top) in enumerate(zip(node.tops, self._compute(node), strict=True)):
+            if k not in kept:
+                self.blobs[name].store_data(top)
+
+    def _compute(self, node: Node) -> tuple[Tensor, ...]:
+        """A layer's tops from what its bottoms hold; remembered for backward."""
         bottoms = []
         for name, down in zip(node.bottoms, node.propagate_down, strict=True):
             value = self.blobs[name].data_tensor.data
@@ -354,14 +361,13 @@ class Net:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise NetError(f"{node.label}: cannot compute on bottoms of shapes {shapes}: {first}") from error
         self._tape[node.name] = (bottoms, tops)
-        kept = self._written_once.get(node.name, ())
-        for k, (name, top) in enumerate(zip(node.tops, tops, strict=True)):
-            if k not in kept:
-                self.blobs[name].store_data(top)
+        return tops
 
     def _backward_node(self, node: Node) -> None:
-        if node.name not in self._tape:
+        if not (node.bottoms or node.layer.blob_names):
             return
+        if node.name not in self._tape:  # backward without forward: from what the blobs hold, as in Caffe
+            self._compute(node)
         bottoms, tops = self._tape[node.name]
         wanted = [(name, b) for name, b in zip(node.bottoms, bottoms, strict=True) if b.requires_grad]
         owners = {id(o): o for _, o, _ in node.views}
