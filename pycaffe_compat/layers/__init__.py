@@ -3,7 +3,21 @@
 To add one, write its class in the family's file with :func:`base.register` above it; CONTRIBUTING.md shows how.
 """
 
-from . import activation, convolution, data, elementwise, loss, python, structure
+from . import (
+    activation,
+    convolution,
+    data,
+    elementwise,
+    linear,
+    loss,
+    normalization,
+    pooling,
+    python,
+    recurrent,
+    reduction,
+    shape,
+    structure,
+)
 from .base import REGISTRY, Layer, LayerType, lookup, register
 
 __all__ = [
@@ -14,9 +28,15 @@ __all__ = [
     "convolution",
     "data",
     "elementwise",
+    "linear",
     "lookup",
     "loss",
+    "normalization",
+    "pooling",
     "python",
+    "recurrent",
+    "reduction",
     "register",
+    "shape",
     "structure",
 ]
