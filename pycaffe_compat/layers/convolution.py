@@ -98,8 +98,8 @@ def conv2d_of_one_filter(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
 class _Windows(Layer):
     """What Convolution, Deconvolution and Im2col share: windows of one geometry over the axes behind ``axis``.
 
-    All axes before ``axis`` are batch, ``axis`` is channels, those behind it are spatial. Several bottoms of one shape go
-    through the same windows, each to its own top.
+    All axes before ``axis`` are batch, ``axis`` is channels, those behind it are spatial. Several bottoms of one shape
+    go through the same windows, each to its own top.
     """
 
     most_axes: int | None = None

@@ -28,6 +28,7 @@ class Input(Layer):
 class DataLayer(Layer):
     """Base of layers that read a source of their own: ``source.next()`` gives a batch, one array a top."""
 
+    no_onnx = "it reads a source of its own: choose the phase and stage whose data come from an Input layer"
     source: HDF5Source
 
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:

@@ -1,4 +1,4 @@
-"""Arithmetic between blobs, element by element: Eltwise on blobs of one shape, Scale and Bias with one that is repeated."""
+"""Arithmetic between blobs, element by element: Eltwise on blobs of one shape, Scale and Bias with one repeated."""
 
 from __future__ import annotations
 
@@ -46,16 +46,17 @@ class Eltwise(Layer):
         return top
 
 
-def _repeated(settings: Any, shape: Sequence[int], bottoms: Sequence[Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What Scale and Bias repeat over a blob of ``shape``: its own shape, and the shape with which PyTorch repeats it.
+def _repeated(settings: Any, bottoms: Sequence[Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What Scale and Bias repeat over the first bottom: its own shape, and the shape with which PyTorch repeats it.
 
     It covers ``num_axes`` axes from ``axis`` on (-1: all), or as many as the second bottom has.
     """
+    shape = tuple(bottoms[0].shape)
     if len(bottoms) > 1:
         own = tuple(bottoms[1].shape)
         # A scalar is repeated over everything, whatever the axis.
         axis = canonical_axis(settings.axis, len(shape)) if own else 0
-        if own != tuple(shape[axis : axis + len(own)]):
+        if own != shape[axis : axis + len(own)]:
             raise NetError(
                 f"the second bottom of shape {shape_text(own)} does not fit {shape_text(shape)} from axis {axis} on"
             )
@@ -66,7 +67,7 @@ def _repeated(settings: Any, shape: Sequence[int], bottoms: Sequence[Tensor]) ->
         end = len(shape) if settings.num_axes == -1 else axis + settings.num_axes
         if end > len(shape):
             raise NetError(f"axis {settings.axis} and num_axes {settings.num_axes} reach beyond {shape_text(shape)}")
-        own = tuple(shape[axis:end])
+        own = shape[axis:end]
     return own, own + (1,) * (len(shape) - axis - len(own))
 
 
@@ -85,7 +86,7 @@ class Scale(Layer):
 
     def setup(self, *bottoms: Tensor) -> None:
         s = self.settings
-        own, self.shape = _repeated(s, bottoms[0].shape, bottoms)
+        own, self.shape = _repeated(s, bottoms)
         self.bias_term = s.bias_term
         if len(bottoms) == 1:
             if not s.HasField("filler"):
@@ -107,7 +108,7 @@ class Bias(Layer):
     bias: Tensor
 
     def setup(self, *bottoms: Tensor) -> None:
-        own, self.shape = _repeated(self.settings, bottoms[0].shape, bottoms)
+        own, self.shape = _repeated(self.settings, bottoms)
         if len(bottoms) == 1:
             self.add_blob("bias", own, self.settings.filler)
 

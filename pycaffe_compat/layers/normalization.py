@@ -59,10 +59,13 @@ class BatchNorm(Layer):
             y = F.batch_norm(maps, mean, variance, weight, bias, False, 0.0, self.eps)
             return y.reshape(x.shape)
         mean, variance = torch.zeros_like(sums[0]), torch.zeros_like(sums[1])
-        # With momentum 1 PyTorch leaves the batch's own mean and unbiased variance in the two.
-        y = torch.batch_norm(maps, weight, bias, mean, variance, True, 1.0, self.eps, False)
         if maps.numel() == maps.shape[1]:
-            variance.zero_()  # one value a channel: no unbiased variance, Caffe adds the plain one
+            # One value a channel: it is its own mean; there is no unbiased variance, 0 takes its place.
+            mean = maps.detach().flatten()
+            y = F.batch_norm(maps - maps, mean - mean, variance, weight, bias, False, 0.0, self.eps)
+        else:
+            # With momentum 1 PyTorch leaves the batch's own mean and unbiased variance in the two.
+            y = torch.batch_norm(maps, weight, bias, mean, variance, True, 1.0, self.eps, False)
         with torch.no_grad():
             for total, value in zip(sums, (mean, variance, torch.ones_like(sums[2])), strict=True):
                 total.mul_(self.fraction).add_(value)
@@ -73,8 +76,8 @@ class BatchNorm(Layer):
 class MVN(Layer):
     """x minus its mean, over its standard deviation + eps, for each channel of each image (or each image as a whole).
 
-    The gradient is the true one. The original's takes eps as 0 in one of its terms, which shows where eps is not small
-    against the deviation.
+    The gradient is the original's, (g - mean(g) - y mean(g y)) / (deviation + eps), which is the true one up to eps.
+    The true one divides y mean(g y) by the deviation alone, and has no value where that is 0.
     """
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
@@ -91,9 +94,12 @@ class MVN(Layer):
         y = x - x.mean(axes, keepdim=True)
         if not self.normalize_variance:
             return y
-        # The least number keeps the root's gradient finite where all values are equal.
-        deviation = y.square().mean(axes, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
-        return y / (deviation + self.eps)
+        variance = y.square().mean(axes, keepdim=True)
+        divisor = variance.detach().sqrt() + self.eps
+        if variance.requires_grad:
+            # The same number; its derivative by the variance is 1 / (2 divisor).
+            divisor = (divisor.square() + (variance - variance.detach())).sqrt()
+        return y / divisor
 
 
 @register("LRN", param="lrn_param")

@@ -53,7 +53,7 @@ def max_pool(x: Tensor, kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> tu
         The maxima and their int64 positions in the unpadded map, -1 in a window that holds nothing of it.
     """
     if _native(kernel, stride, pad, ceil):
-        return F.max_pool2d(x, kernel, stride, pad, ceil_mode=ceil, return_indices=True)  # type: ignore[return-value]
+        return F.max_pool2d(x, kernel, stride, pad, ceil_mode=ceil, return_indices=True)
     maps = _padded(x, kernel, stride, pad, ceil, LOWEST)
     top, index = F.max_pool2d(maps, kernel, stride, return_indices=True)
     row, column = index // maps.shape[3] - pad[0], index % maps.shape[3] - pad[1]
@@ -166,8 +166,8 @@ class Pooling(Layer):
 class SPP(Layer):
     """Spatial pyramid pooling: level i cuts each map into 2^i x 2^i windows; the levels' values as one vector.
 
-    Whatever the size of the maps, the top is (N, channels * (1 + 4 + 16 + ...)). Padding makes the windows come out even.
-    A pyramid of one level stays a map, (N, channels, 1, 1), as in the original.
+    Whatever the size of the maps, the top is (N, channels * (1 + 4 + 16 + ...)); padding makes the windows come out
+    even. A pyramid of one level stays a map, (N, channels, 1, 1), as in the original.
     """
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]

@@ -112,6 +112,8 @@ class _Bridge(torch.autograd.Function):
 class Python(Layer):
     """A layer of the user's own: ``module`` is imported and its class ``layer`` built."""
 
+    no_onnx = "it runs Python code of the user's own"
+
     def setup(self, *bottoms: Tensor) -> None:
         s = self.settings
         try:

@@ -1,7 +1,7 @@
 """Recurrent layers: LSTM and RNN over whole sequences, and LSTMUnit, a single step.
 
-The original unrolls each into a net of InnerProduct, Scale and other layers; here they are a loop, with the blobs in the
-same order.
+The original unrolls each into a net of InnerProduct, Scale and other layers; here they are a loop, with the blobs in
+the same order.
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ class Recurrent(Layer):
         self.num_output, self.expose = s.num_output, s.expose_hidden
         given = 2 + count * self.expose
         if len(bottoms) not in (given, given + 1):
-            names = ", ".join(["x", "cont", "(static input)"] + [f"{name} before" for name in self.states] * self.expose)
-            raise NetError(f"has {len(bottoms)} bottoms, they must be: {names}")
+            states = "".join(f", {name}" for name in self.states) if self.expose else ""
+            raise NetError(f"has {len(bottoms)} bottoms, they must be: x, cont, (a static input){states}")
         if len(self.param.top) != 1 + count * self.expose:
-            raise NetError(f"has {len(self.param.top)} tops: one" + f", and {count} of the state" * self.expose)
+            states = "".join(f" and {name}" for name in self.states) if self.expose else ""
+            raise NetError(f"has {len(self.param.top)} tops, they must be: the output{states}")
         self.static = len(bottoms) == given + 1
         x, cont = bottoms[:2]
         if x.ndim < 2 or cont.shape != x.shape[:2]:
@@ -86,7 +87,8 @@ class Recurrent(Layer):
             raise NetError(f"the static input is batch x ..., not {shape_text(static[0].shape)}")
         for b in bottoms[2 + self.static :]:
             if b.shape != (1, x.shape[1], s.num_output):
-                raise NetError(f"the state is 1x{x.shape[1]}x{s.num_output} (1 x batch x num_output), not {shape_text(b.shape)}")
+                want = (1, x.shape[1], s.num_output)
+                raise NetError(f"the state is 1 x batch x num_output, {shape_text(want)}, not {shape_text(b.shape)}")
         width = self.gates * s.num_output
         weight, bias, static_weight = self.input_blobs
         self.add_blob(weight, (width, x.shape[2:].numel()), s.weight_filler)
@@ -112,11 +114,10 @@ class Recurrent(Layer):
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         x, cont = bottoms[:2]
-        weight, bias, static_weight = (getattr(self, name, None) for name in self.input_blobs)
+        weight, bias = (getattr(self, name) for name in self.input_blobs[:2])
         inputs = F.linear(x.flatten(2) if x.ndim > 2 else x.unsqueeze(2), weight, bias)  # all steps at once
         if self.static:
-            assert static_weight is not None
-            inputs = inputs + F.linear(bottoms[2].reshape(x.shape[1], -1), static_weight)
+            inputs = inputs + F.linear(bottoms[2].reshape(x.shape[1], -1), getattr(self, self.input_blobs[2]))
         keeps = not self.expose and not torch.compiler.is_exporting() and not x.is_meta
         if self.expose:
             state = list(bottoms[2 + self.static :])

@@ -34,13 +34,15 @@ class ArgMax(Layer):
 
     With ``axis`` the top has the bottom's shape with top_k in that axis, and holds the values instead of the indices
     with ``out_max_val``. Without it each item of the batch is one vector: the top is (N, 1, top_k), or (N, 2, top_k)
-    with ``out_max_val``: indices, then values. No gradient goes through.
+    with ``out_max_val``: indices, then values; axes of size 1 follow up to the bottom's number of axes. No gradient
+    goes through.
     """
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s = self.settings
         if not x.ndim:
             raise NetError("ArgMax needs a blob with axes: its bottom is a scalar")
+        self.axes = x.ndim
         self.whole = not s.HasField("axis")
         self.axis = 1 if self.whole else canonical_axis(s.axis, x.ndim)
         self.top_k, self.out_max_val = s.top_k, s.out_max_val
@@ -57,10 +59,11 @@ class ArgMax(Layer):
         if self.top_k == 1:
             position = turned.argmax(self.axis, keepdim=True)
         else:
-            position = turned.argsort(self.axis, descending=True, stable=True).narrow(self.axis, 0, self.top_k)
+            position = turned.argsort(dim=self.axis, descending=True, stable=True).narrow(self.axis, 0, self.top_k)
         index = x.shape[self.axis] - 1 - position
-        if not self.out_max_val:
-            top = index.to(x.dtype)
-            return top.unsqueeze(1) if self.whole else top
-        values = x.gather(self.axis, index)
-        return torch.stack([index.to(x.dtype), values], 1) if self.whole else values
+        top = index.to(x.dtype)
+        values = x.gather(self.axis, index) if self.out_max_val else None
+        if not self.whole:
+            return top if values is None else values
+        top = torch.stack([top] if values is None else [top, values], 1)
+        return top.reshape(*top.shape, *[1] * (self.axes - 3))
