@@ -156,6 +156,11 @@ def canonical_axis(axis: int, ndim: int) -> int:
     return axis % ndim
 
 
+def fixed(sizes: Sequence[int]) -> list[int]:
+    """The sizes as plain numbers. A net that is exported with sizes left open is fixed to these."""
+    return [int(n) for n in sizes]
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """A shape as the log and messages print it: ``64x1x11x11``."""
     return "x".join(str(int(n)) for n in shape) or "scalar"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
-from .base import Layer, canonical_axis, register
+from .base import Layer, canonical_axis, fixed, register
 
 
 @register("InnerProduct", param="inner_product_param")
@@ -33,7 +35,8 @@ class InnerProduct(Layer):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         weight = self.weight.t() if self.transpose else self.weight
-        return F.linear(x.flatten(self.axis), weight, self.bias if self.bias_term else None)
+        vectors = x.reshape(*x.shape[: self.axis], math.prod(fixed(x.shape[self.axis :])))
+        return F.linear(vectors, weight, self.bias if self.bias_term else None)
 
 
 @register("Embed", param="embed_param")

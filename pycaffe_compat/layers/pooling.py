@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import NetError
 from ..proto import caffe_pb2
-from .base import Layer, register, shape_text
+from .base import Layer, fixed, register, shape_text
 
 Pair = tuple[int, int]
 LOWEST = torch.finfo(torch.float32).min
@@ -40,7 +40,7 @@ def _native(kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> bool:
 def _padded(x: Tensor, kernel: Pair, stride: Pair, pad: Pair, ceil: bool, value: float) -> Tensor:
     """The maps with their padding made real: on the right exactly as much as Caffe's last window takes."""
     margins: list[int] = []
-    for size, k, s, p in zip(reversed(x.shape), reversed(kernel), reversed(stride), reversed(pad), strict=False):
+    for size, k, s, p in zip(fixed(x.shape[:1:-1]), reversed(kernel), reversed(stride), reversed(pad), strict=True):
         count = output_size(size, k, s, p, ceil, any(pad))
         margins += [p, max(0, (count - 1) * s + k - p - size)]
     return F.pad(x, margins, value=value) if any(margins) else x
@@ -70,7 +70,7 @@ def average_pool(x: Tensor, kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -
         return F.avg_pool2d(x, kernel, stride, pad, ceil_mode=ceil)
     total = F.avg_pool2d(_padded(x, kernel, stride, pad, ceil, 0), kernel, stride, divisor_override=1)
     sizes = []
-    for size, k, s, p in zip(x.shape[2:], kernel, stride, pad, strict=True):
+    for size, k, s, p in zip(fixed(x.shape[2:]), kernel, stride, pad, strict=True):
         starts = [i * s - p for i in range(output_size(size, k, s, p, ceil, any(pad)))]
         sizes.append(torch.tensor([min(start + k, size + p) - start for start in starts], dtype=x.dtype))
     return total / torch.outer(*sizes).to(x.device)
@@ -190,9 +190,9 @@ class SPP(Layer):
     @staticmethod
     def windows(x: Tensor, level: int) -> tuple[Pair, Pair]:
         """Kernel (which is the stride) and padding of a level."""
-        bins = 2**level
-        kernel = (-(-x.shape[2] // bins), -(-x.shape[3] // bins))
-        pad = ((kernel[0] * bins - x.shape[2] + 1) // 2, (kernel[1] * bins - x.shape[3] + 1) // 2)
+        bins, (height, width) = 2**level, fixed(x.shape[2:])
+        kernel = (-(-height // bins), -(-width // bins))
+        pad = ((kernel[0] * bins - height + 1) // 2, (kernel[1] * bins - width + 1) // 2)
         return kernel, pad
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
-from .base import Layer, register, shape_text
+from .base import Layer, fixed, register, shape_text
 
 
 def lstm_step(c: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ class Recurrent(Layer):
             if keeps and before[0].shape == state[0].shape:
                 state = before
         tops = []
-        for t in range(x.shape[0]):
+        for t in range(fixed(x.shape[:1])[0]):
             state, top = self.step(state, inputs[t : t + 1], cont[t : t + 1].unsqueeze(-1))
             tops.append(top)
         if keeps:

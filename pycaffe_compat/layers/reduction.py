@@ -58,6 +58,9 @@ class ArgMax(Layer):
         turned = x.flip(self.axis)
         if self.top_k == 1:
             position = turned.argmax(self.axis, keepdim=True)
+        elif torch.compiler.is_exporting():
+            # ONNX has no stable sort, but its TopK promises the first of equal values, which PyTorch's does not.
+            position = turned.topk(self.top_k, self.axis).indices
         else:
             position = turned.argsort(dim=self.axis, descending=True, stable=True).narrow(self.axis, 0, self.top_k)
         index = x.shape[self.axis] - 1 - position

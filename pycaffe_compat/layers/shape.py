@@ -97,8 +97,6 @@ class Filter(Layer):
     How many rows come out is known at run time only; the net is built as if all of them did.
     """
 
-    no_onnx = "the number of rows that it keeps depends on the data"
-
     def setup(self, *bottoms: Tensor) -> None:
         *blobs, selector = bottoms
         if len(self.param.top) != len(blobs):
