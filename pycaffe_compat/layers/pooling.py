@@ -68,7 +68,7 @@ def average_pool(x: Tensor, kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -
     """
     if _native(kernel, stride, pad, ceil):
         return F.avg_pool2d(x, kernel, stride, pad, ceil_mode=ceil)
-    total = F.avg_pool2d(_padded(x, kernel, stride, pad, ceil, 0), kernel, stride, divisor_override=1)
+    total = F.avg_pool2d(_padded(x, kernel, stride, pad, ceil, 0), kernel, stride) * math.prod(kernel)
     sizes = []
     for size, k, s, p in zip(fixed(x.shape[2:]), kernel, stride, pad, strict=True):
         starts = [i * s - p for i in range(output_size(size, k, s, p, ceil, any(pad)))]
