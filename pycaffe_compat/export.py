@@ -90,9 +90,9 @@ def export_onnx(model: Deployed, path: str | PathLike[str], metadata: Mapping[st
     Raises:
         NetError: a layer has no form in ONNX, or PyTorch's exporter cannot express the net.
     """
-    for node in model.net.nodes:
-        if node.layer.no_onnx:
-            raise NetError(f"{node.label}: has no form in ONNX: {node.layer.no_onnx}")
+    for layer in (node.layer for node in model.net.nodes):
+        if layer.no_onnx:
+            raise NetError(f"{layer.label}: has no form in ONNX: {layer.no_onnx}")
     model = model.eval()
     examples = tuple(torch.zeros(shape) for shape in _example_shapes(model))
     # AUTO: dynamic unless some layer needs the size to be what it is (InnerProduct behind a convolution).

@@ -119,6 +119,8 @@ class Clip(Layer):
 class Threshold(Layer):
     """1 where x is larger than the threshold, 0 elsewhere; no gradient goes through."""
 
+    gradient = "no"
+
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         self.threshold = self.settings.threshold
 

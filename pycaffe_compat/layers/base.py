@@ -88,6 +88,8 @@ class Layer(nn.Module):
 
     default_loss_weight = 0.0
     """1 in loss layers: what each first top weighs when the net file does not say."""
+    gradient = "yes"
+    """Whether a gradient goes through it: yes, no, or whose."""
     no_onnx = ""
     """Why the type has no form in ONNX; empty when it has one."""
     fresh_output = False

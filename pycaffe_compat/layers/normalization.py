@@ -80,6 +80,8 @@ class MVN(Layer):
     The true one divides y mean(g y) by the deviation alone, and has no value where that is 0.
     """
 
+    gradient = "the original's"
+
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s = self.settings
         if not x.ndim:

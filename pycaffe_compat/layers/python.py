@@ -113,6 +113,7 @@ class Python(Layer):
     """A layer of the user's own: ``module`` is imported and its class ``layer`` built."""
 
     no_onnx = "it runs Python code of the user's own"
+    gradient = "the user's"
 
     def setup(self, *bottoms: Tensor) -> None:
         s = self.settings

@@ -38,6 +38,8 @@ class ArgMax(Layer):
     goes through.
     """
 
+    gradient = "no"
+
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s = self.settings
         if not x.ndim:

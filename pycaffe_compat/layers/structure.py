@@ -41,6 +41,8 @@ class Parameter(Layer):
 class Silence(Layer):
     """Takes blobs that nobody reads, so that they are no outputs of the net."""
 
+    gradient = "no"
+
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         return ()
 
