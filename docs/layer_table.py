@@ -26,8 +26,8 @@ Made by docs/layer_table.py. A type's family is its file in `pycaffe_compat/laye
 - *ONNX*: exported and computed to the same by ONNX Runtime in `tests/layers/test_every_type.py`, or why it cannot be.
 - *Caffe*: how many nets with this type, computed by the original program, lie under `tests/data/golden`.
 
-Besides, every type has rows in `tests/layers` that hold its values against NumPy or SciPy and its gradient against finite
-differences, or a test of its own.
+Besides, every type has rows in `tests/layers` that hold its values against NumPy or SciPy and its gradient against
+finite differences, or a test of its own.
 
 | type | family | bottoms | tops | in place | gradient | ONNX | Caffe |
 | --- | --- | --- | --- | --- | --- | --- | --- |

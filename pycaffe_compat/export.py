@@ -95,8 +95,9 @@ def export_onnx(model: Deployed, path: str | PathLike[str], metadata: Mapping[st
             raise NetError(f"{layer.label}: has no form in ONNX: {layer.no_onnx}")
     model = model.eval()
     examples = tuple(torch.zeros(shape) for shape in _example_shapes(model))
-    # AUTO: dynamic unless some layer needs the size to be what it is (InnerProduct behind a convolution).
-    axes = tuple(dict.fromkeys((0, 2, 3) if e.ndim == 4 else range(min(1, e.ndim)), Dim.AUTO) for e in examples)
+    # AUTO: dynamic unless some layer needs the size to be what it is.
+    dynamic = (0, 2, 3) if _takes_other_sizes(model) else (0,)
+    axes = tuple(dict.fromkeys(dynamic if e.ndim == 4 else range(min(1, e.ndim)), Dim.AUTO) for e in examples)
     # Names that the exporter cannot have given to a value of its own: the blobs' names take their places below.
     inputs = {f"input blob {i}": name for i, name in enumerate(model.input_names)}
     outputs = {f"output blob {i}": name for i, name in enumerate(model.output_names)}
@@ -142,6 +143,23 @@ def _example_shapes(model: Deployed) -> list[tuple[int, ...]]:
     """Shapes to trace with: the net's own, but a batch of 2 for a batch of 1, which would be taken as constant."""
     shapes = [model.net.shapes[name] for name in model.input_names]
     return [(2, *shape[1:]) for shape in shapes] if all(shape[:1] == (1,) for shape in shapes) else shapes
+
+
+def _takes_other_sizes(model: Deployed) -> bool:
+    """Whether images of another height and width go through the net (not where an InnerProduct follows its maps)."""
+    blobs: dict[str, Tensor] = {}
+    for name in model.input_names:
+        shape = model.net.shapes[name]
+        if len(shape) == 4:
+            shape = (*shape[:2], 2 * shape[2] + 7, 2 * shape[3] + 5)
+        blobs[name] = torch.empty(shape, device="meta")
+    try:
+        for node in model.net.nodes:
+            if node.type != "Input":
+                blobs.update(zip(node.tops, node.layer.infer(*(blobs[name] for name in node.bottoms)), strict=True))
+    except (RuntimeError, ValueError):  # what PyTorch raises where shapes do not fit
+        return False
+    return True
 
 
 def _name_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:

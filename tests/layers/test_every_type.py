@@ -30,12 +30,20 @@ ELSEWHERE = {
     "Python": "tests/layers/test_layers.py",
     "Silence": "tests/layers/test_layers.py",
 }
+PARAMETER = (
+    'layer { name: "w" type: "Parameter" top: "w" parameter_param { shape { dim: 3 } } }'
+    'layer { name: "op" type: "Bias" bottom: "a" bottom: "w" top: "y" }'
+)
 SILENCE = op("Split", tops=["y", "z"]) + 'layer { name: "s" type: "Silence" bottom: "z" }'
 
 
 def samples() -> dict[str, tuple[str, Any]]:
     """Layer text and bottoms of a row of each type."""
-    found: dict[str, tuple[str, Any]] = {"Input": (op("AbsVal"), [(2, 3)]), "Silence": (SILENCE, [(2, 3)])}
+    found: dict[str, tuple[str, Any]] = {
+        "Input": (op("AbsVal"), [(2, 3)]),
+        "Parameter": (PARAMETER, [(2, 3)]),
+        "Silence": (SILENCE, [(2, 3)]),
+    }
     for file in sorted(HERE.glob("test_*_layers.py")) + [HERE / "test_layers.py"]:
         module = importlib.import_module(f"tests.layers.{file.stem}")
         for row in [*getattr(module, "TABLE", []), *getattr(module, "FORWARD_ONLY", [])]:
