@@ -10,7 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 from ..net_spec import layer_function
-from . import activation, convolution, data, elementwise, loss, python, structure
+from . import (
+    activation,
+    convolution,
+    data,
+    elementwise,
+    linear,
+    loss,
+    normalization,
+    pooling,
+    python,
+    recurrent,
+    reduction,
+    shape,
+    structure,
+)
 from .base import REGISTRY, Layer, LayerType, lookup, register
 
 __all__ = [
@@ -21,10 +35,16 @@ __all__ = [
     "convolution",
     "data",
     "elementwise",
+    "linear",
     "lookup",
     "loss",
+    "normalization",
+    "pooling",
     "python",
+    "recurrent",
+    "reduction",
     "register",
+    "shape",
     "structure",
 ]
 

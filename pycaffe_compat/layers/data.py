@@ -16,6 +16,8 @@ from .base import Layer, register
 class Input(Layer):
     """Blobs that the caller fills: their shapes are what the net is built for; other sizes may be given later."""
 
+    gradient = "no"
+
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
         shapes, tops = self.settings.shape, len(self.param.top)
         if len(shapes) not in (1, tops):
@@ -28,6 +30,8 @@ class Input(Layer):
 class DataLayer(Layer):
     """Base of layers that read a source of their own: ``source.next()`` gives a batch, one array a top."""
 
+    gradient = "no"
+    no_onnx = "it reads a source of its own: choose the phase and stage whose data come from an Input layer"
     source: HDF5Source
 
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:

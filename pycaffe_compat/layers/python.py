@@ -89,6 +89,8 @@ class _Bridge(torch.autograd.Function):
 class Python(Layer):
     """A layer of the user's own: ``module`` is imported and its class ``layer`` built."""
 
+    no_onnx = "it runs Python code of the user's own"
+    gradient = "the user's"
     user: PythonLayer
 
     def setup(self, *bottoms: Tensor) -> None:
