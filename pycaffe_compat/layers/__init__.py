@@ -3,14 +3,16 @@
 To add one, write its class in the family's file with :func:`base.register` above it; CONTRIBUTING.md shows how.
 """
 
-from . import activation, convolution, data, elementwise, loss, python, structure
+from . import accuracy, activation, class_loss, convolution, data, elementwise, loss, python, structure
 from .base import REGISTRY, Layer, LayerType, lookup, register
 
 __all__ = [
     "REGISTRY",
     "Layer",
     "LayerType",
+    "accuracy",
     "activation",
+    "class_loss",
     "convolution",
     "data",
     "elementwise",

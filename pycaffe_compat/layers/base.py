@@ -84,6 +84,7 @@ class Layer(nn.Module):
         settings: the layer's own message (``convolution_param``, ...), or None.
         inplace: the graph sets it where overwriting the bottom is safe; a layer may use it to save memory.
         label: how messages name the layer, with file and line; for errors that come up after the net is built.
+        reads: files that the layer reads, or has read; no other layer may write to them.
     """
 
     default_loss_weight = 0.0
@@ -101,6 +102,7 @@ class Layer(nn.Module):
         self.settings: Any = getattr(param, row.param) if row.param else None
         self.inplace = False
         self.label = f'layer "{param.name}" ({param.type})'
+        self.reads: list[str] = []
         self.blob_names: list[str] = []
         self._fillers: list[Any] = []
 
