@@ -18,6 +18,7 @@ from torch import Tensor
 from .errors import NetError
 from .graph import Graph, Node
 from .layers.base import as_tuple
+from .layers.data import MemoryData
 from .weights import read_weights, write_weights
 
 
@@ -289,6 +290,17 @@ class Net:
         for blobs in self.params.values():
             for blob in blobs:
                 blob.diff_tensor.zero_()
+
+    def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Hand arrays to the net's first layer, a MemoryData: N x channels x height x width, and N labels.
+
+        Raises:
+            NetError: the first layer is another. DataError: the arrays do not fit it.
+        """
+        first = self.graph.nodes[0]
+        if not isinstance(first.layer, MemoryData):
+            raise NetError(f"set_input_arrays is for nets that begin with a MemoryData layer: {first.label}")
+        first.layer.reset(data, labels)
 
     def reshape(self) -> None:
         """Propagate the input blobs' shapes through the net."""

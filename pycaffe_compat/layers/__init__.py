@@ -3,7 +3,7 @@
 To add one, write its class in the family's file with :func:`base.register` above it; CONTRIBUTING.md shows how.
 """
 
-from . import accuracy, activation, class_loss, convolution, data, elementwise, loss, python, structure
+from . import accuracy, activation, class_loss, convolution, data, elementwise, loss, output, python, structure
 from .base import REGISTRY, Layer, LayerType, lookup, register
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "elementwise",
     "lookup",
     "loss",
+    "output",
     "python",
     "register",
     "structure",
