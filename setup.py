@@ -91,7 +91,7 @@ setup(
     # SVG files equal to the byte); requirements.lock holds those of today.
     install_requires=[
         "h5py>=3.11",
-        "lmdb>=1.4",
+        "lmdb>=3.0",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "onnx>=1.17",
