@@ -44,6 +44,8 @@ def opencv() -> str:
 # that other packages use too (restore(8) of dump, say): those name their object, as draw_net does.
 PROGRAMS = {
     "benchmark_nets": "benchmark",
+    "compute_image_mean": "compute_image_mean",
+    "convert_imageset": "convert_imageset",
     "convert_to_onnx": "convert_to_onnx",
     "draw_net": "draw_net",
     "eval_net": "eval_net",
