@@ -11,6 +11,7 @@ device, shared parameters are tied, and last it is decided where gradients go (C
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,7 @@ class Graph(nn.Module):
         self._mults: list[tuple[float, float]] = []
         self._shared: dict[tuple[int, int], int] = {}
         self._build(source)
+        self._check_files()
         self.inputs = [top for node in self.nodes if node.type == "Input" for top in node.tops]
         unread: set[str] = set()
         for node in self.nodes:
@@ -233,6 +235,15 @@ class Graph(nn.Module):
                 )
             setattr(owner_spec, name, value)
         self._mults[owner_id] = (owner_spec.lr_mult, owner_spec.decay_mult)
+
+    def _check_files(self) -> None:
+        """No layer may write over what the net is made from."""
+        read = {os.path.realpath(path): node for node in self.nodes for path in node.layer.reads}
+        for node in self.nodes:
+            for path in map(os.path.realpath, node.layer.writes):
+                if path in read or (self.path and path == os.path.realpath(self.path)):
+                    what = f'layer "{read[path].name}" reads it' if path in read else "it is the net itself"
+                    raise NetError(f"{node.label}: would overwrite {path}: {what}")
 
     def _plan_backward(self) -> None:
         """Which layers and bottoms take part in backward: Caffe's two passes and its force_backward."""

@@ -84,6 +84,7 @@ class Layer(nn.Module):
         settings: the layer's own message (``convolution_param``, ...), or None.
         inplace: the graph sets it where overwriting the bottom is safe; a layer may use it to save memory.
         label: how messages name the layer, with file and line; for errors that come up after the net is built.
+        reads, writes: files that the layer reads (or has read, when it was built) and writes; none may be in both.
     """
 
     default_loss_weight = 0.0
@@ -105,6 +106,8 @@ class Layer(nn.Module):
         self.settings: Any = getattr(param, row.param) if row.param else None
         self.inplace = False
         self.label = f'layer "{param.name}" ({param.type})'
+        self.reads: list[str] = []
+        self.writes: list[str] = []
         self.blob_names: list[str] = []
         self._fillers: list[Any] = []
 
