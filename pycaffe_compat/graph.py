@@ -27,7 +27,9 @@ from .layers.base import Layer, as_tuple, shape_text
 from .layers.data import DataLayer
 from .naming import did_you_mean
 from .proto import caffe_pb2
-from .proto.text import NetSource, read_net
+from .proto.source import NetSource
+from .proto.text import read_net
+from .proto.upgrade import upgrade_net
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
 
@@ -466,12 +468,14 @@ def as_source(net: Any) -> NetSource:
         return net
     if isinstance(net, (str, PathLike)):
         return read_net(net)
-    return NetSource(net, "", [0] * len(net.layer))
+    copy = type(net)()
+    copy.CopyFrom(net)
+    return upgrade_net(NetSource(copy))
 
 
 def merged_state(param: Any, phase: int | None, level: int, stages: Sequence[str]) -> Any:
     """The net's own state under the caller's: a phase given comes with its level, stages add up (Caffe's ``Net``)."""
-    state = caffe_pb2.NetState()
+    state = type(param.state)()
     state.CopyFrom(param.state)
     if phase is not None:
         state.phase = phase
@@ -489,7 +493,7 @@ def filter_net(source: NetSource, state: Any) -> NetSource:
     Raises:
         NetError: a layer has both include and exclude rules.
     """
-    param = caffe_pb2.NetParameter()
+    param = type(source.param)()
     param.CopyFrom(source.param)
     del param.layer[:]
     param.state.CopyFrom(state)
@@ -540,7 +544,7 @@ def insert_splits(source: NetSource) -> NetSource:
             if weight:
                 weighed[i, j] = weight
                 readers[i, j] += 1
-    param = caffe_pb2.NetParameter()
+    param = type(source.param)()
     param.CopyFrom(source.param)
     del param.layer[:]
     lines: list[int] = []

@@ -181,7 +181,7 @@ def _write_caffemodel(
     missing: list[str] = net_param.FindInitializationErrors()  # type: ignore[attr-defined]  # not in the stubs
     if missing:
         raise WeightsError(f"{os.fspath(path)}: {missing[0]} must be set")
-    frame = caffe_pb2.NetParameter()
+    frame = type(net_param)()
     frame.CopyFrom(net_param)
     frame.ClearField("layer")
     pieces: list[Piece] = [frame.SerializeToString()]
@@ -210,7 +210,7 @@ def _with_diffs(
 
 def _around_blobs(layer: caffe_pb2.LayerParameter) -> tuple[bytes, bytes]:
     """The bytes of a layer without arrays, cut where they belong: fields are written in order of number."""
-    before, after = caffe_pb2.LayerParameter(), caffe_pb2.LayerParameter()
+    before, after = type(layer)(), type(layer)()
     after.CopyFrom(layer)
     before.CopyFrom(layer)
     before.DiscardUnknownFields()  # they come last

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..naming import unknown
+from ..proto.dialects import settings_of
 from . import fillers
 
 
@@ -98,7 +99,7 @@ class Layer(nn.Module):
         row = lookup(param.type)
         self.param = param
         self.phase = phase
-        self.settings: Any = getattr(param, row.param) if row.param else None
+        self.settings: Any = settings_of(param, row.param) if row.param else None
         self.inplace = False
         self.label = f'layer "{param.name}" ({param.type})'
         self.blob_names: list[str] = []

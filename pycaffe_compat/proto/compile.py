@@ -1,22 +1,34 @@
-"""caffe.proto -> caffe.desc and caffe_pb2.pyi, without protoc.
+"""The .proto files here -> their .desc, and caffe_pb2.pyi, without protoc.
 
-    python -m pycaffe_compat.proto.compile            # after an edit of caffe.proto
-    python -m pycaffe_compat.proto.compile --check    # exit 1 if the two files are not what caffe.proto says
+    python -m pycaffe_compat.proto.compile            # after an edit of a .proto file
+    python -m pycaffe_compat.proto.compile --check    # exit 1 if the made files are not what the .proto files say
 
 protoc's Python output is tied to the protobuf release it was made with; a FileDescriptorSet is not, so that
-is what is committed. caffe.proto uses a small part of the proto2 language (messages, enums, optional /
-required / repeated fields of built-in, enum and message types, ``default`` and ``packed``), and this module
-reads that part only: anything else is an error with its line, never skipped. The stub file tells type
-checkers and editors the fields.
+is what is committed. The part of proto2 that Caffe and its forks use is read (messages, enums, optional /
+required / repeated fields of built-in, enum and message types, ``default`` and ``packed``; ``option``,
+``reserved`` and ``extensions`` say nothing about the fields and are skipped); anything else is an error with
+its line. The stub file tells type checkers and editors the fields.
+
+A fork's schema may be written as what it adds to another one, an overlay::
+
+    import "caffe.proto";
+    extend LayerParameter { optional PermuteParameter permute_param = 202; }    // fields of a message
+    extend ConvolutionParameter.Engine { MKLDNN = 4; }                          // values of an enum
+    message PermuteParameter { repeated uint32 order = 1; }
+
+Unlike proto2's extensions these become ordinary fields, ``layer.permute_param``. One that has the name of a field
+beneath takes its place. One that has only its number (forks gave numbers out twice) pushes it up by 20000: code and
+text files still find the old field by its name, and binary files mean the new one.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
@@ -28,10 +40,15 @@ from google.protobuf.descriptor_pb2 import (
 
 HERE = Path(__file__).resolve().parent
 SCHEMA, DESCRIPTOR, STUB = HERE / "caffe.proto", HERE / "caffe.desc", HERE / "caffe_pb2.pyi"
+OVERLAYS = tuple(HERE / f"{name}.proto" for name in ("ssd", "nvidia", "intel", "community"))
 
 _TOKEN = re.compile(
-    r"""\s+|//[^\n]*|(?P<token>"(?:[^"\\\n]|\\.)*"|[A-Za-z_][\w.]*|-?[\d.][\w.+-]*|[{}=;\[\],])"""
+    r"""\s+|//[^\n]*|/\*.*?\*/"""
+    r"""|(?P<token>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|[A-Za-z_][\w.]*|-?[\d.][\w.+-]*|[{}()=;\[\],])""",
+    re.DOTALL,
 )
+_MAX_DEPTH = 50  # of messages within messages
+_MOVED = 20000  # to where an overlay moves a field whose number it gives to another
 _LABELS = {
     "optional": FieldDescriptorProto.LABEL_OPTIONAL,
     "required": FieldDescriptorProto.LABEL_REQUIRED,
@@ -44,6 +61,12 @@ _SCALARS = {
     "uint64": FieldDescriptorProto.TYPE_UINT64,
     "int32": FieldDescriptorProto.TYPE_INT32,
     "uint32": FieldDescriptorProto.TYPE_UINT32,
+    "sint64": FieldDescriptorProto.TYPE_SINT64,
+    "sint32": FieldDescriptorProto.TYPE_SINT32,
+    "fixed64": FieldDescriptorProto.TYPE_FIXED64,
+    "fixed32": FieldDescriptorProto.TYPE_FIXED32,
+    "sfixed64": FieldDescriptorProto.TYPE_SFIXED64,
+    "sfixed32": FieldDescriptorProto.TYPE_SFIXED32,
     "bool": FieldDescriptorProto.TYPE_BOOL,
     "string": FieldDescriptorProto.TYPE_STRING,
     "bytes": FieldDescriptorProto.TYPE_BYTES,
@@ -51,7 +74,7 @@ _SCALARS = {
 
 
 class SchemaError(ValueError):
-    """caffe.proto holds something that this reader does not know; the message starts with its line."""
+    """A .proto file holds something that this reader does not know; the message starts with its line."""
 
 
 @dataclass(frozen=True)
@@ -66,37 +89,94 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._tokens = list(_tokenize(text))
         self._at = 0
-        self._unresolved: list[tuple[str, FieldDescriptorProto, int]] = []  # scope, field, line
+        self._lines: dict[tuple[str, str], int] = {}  # (message, field) whose type is a name -> line
 
-    def parse(self, name: str) -> FileDescriptorProto:
+    def parse(self, name: str, load: Callable[[str], FileDescriptorProto]) -> FileDescriptorProto:
         file = FileDescriptorProto(name=name)
-        self._expect("syntax", "=", '"proto2"', ";")
-        self._expect("package")
-        file.package = self._next()
-        self._expect(";")
+        if self._peek() == "syntax":
+            self._expect("syntax", "=")
+            if (syntax := self._next()).strip("\"'") != "proto2":
+                raise self._error(f'"proto2" expected, found {syntax}')
+            self._expect(";")
         while self._at < len(self._tokens):
             kind = self._next()
-            if kind == "message":
+            if kind == "package":
+                file.package = self._next()
+                self._expect(";")
+            elif kind == "import":
+                self._import(file, self._next().strip("\"'"), load)
+                self._expect(";")
+            elif kind == "option":
+                self._skip_statement()
+            elif kind == "message":
                 self._message(file.message_type.add(), file.package)
             elif kind == "enum":
                 self._enum(file.enum_type.add())
-            else:
+            elif kind == "extend":
+                self._extend(file, self._next())
+            elif kind != ";":
                 raise self._error(f"message or enum expected, found {kind}")
         self._resolve(file)
         return file
 
-    def _message(self, message: DescriptorProto, scope: str) -> None:
+    def _import(self, file: FileDescriptorProto, imported: str, load: Callable[[str], FileDescriptorProto]) -> None:
+        """The imported schema becomes part of this one."""
+        if file.message_type or file.enum_type:
+            raise self._error("one import, in front of the definitions, is what this reader knows")
+        name, package = file.name, file.package
+        try:
+            file.CopyFrom(load(imported))
+        except (SchemaError, OSError) as error:
+            raise self._error(f"import {imported}: {error}") from None
+        file.name = name
+        if package not in ("", file.package):
+            raise self._error(f"package {package} cannot extend {file.package} of {imported}")
+
+    def _extend(self, file: FileDescriptorProto, name: str) -> None:
+        """Adds fields to a message, or values to an enum, of the imported schema."""
+        name = name.removeprefix(".").removeprefix(f"{file.package}.")
+        found: FileDescriptorProto | DescriptorProto | EnumDescriptorProto | None = file
+        for part in name.split("."):
+            inner: list[DescriptorProto | EnumDescriptorProto] = []
+            if isinstance(found, FileDescriptorProto):
+                inner = [*found.message_type, *found.enum_type]
+            elif isinstance(found, DescriptorProto):
+                inner = [*found.nested_type, *found.enum_type]
+            found = next((entry for entry in inner if entry.name == part), None)
+        self._expect("{")
+        if isinstance(found, EnumDescriptorProto):
+            values = EnumDescriptorProto()
+            self._values(values)
+            _replace(found.value, values.value)
+        elif isinstance(found, DescriptorProto):
+            fields = DescriptorProto()
+            while (word := self._next()) != "}":
+                if word == "enum":
+                    self._enum(found.enum_type.add())
+                    continue
+                if word not in _LABELS:
+                    raise self._error(f"a field or an enum expected, found {word}")
+                self._field(fields.field.add(label=_LABELS[word]), f"{file.package}.{name}")
+            _replace(found.field, fields.field)
+        else:
+            raise self._error(f"extend {name}: there is no such message or enum")
+
+    def _message(self, message: DescriptorProto, scope: str, depth: int = 0) -> None:
         message.name = self._next()
         scope = f"{scope}.{message.name}"
+        if depth > _MAX_DEPTH:
+            raise self._error("messages are nested too deeply")
         self._expect("{")
         while (word := self._next()) != "}":
             if word == "enum":
                 self._enum(message.enum_type.add())
             elif word == "message":
-                self._message(message.nested_type.add(), scope)
+                self._message(message.nested_type.add(), scope, depth + 1)
             elif word in _LABELS:
                 self._field(message.field.add(label=_LABELS[word]), scope)
-            else:
+            elif word in ("option", "reserved", "extensions"):
+                self._skip_statement()
+            elif word != ";":
                 raise self._error(f"a field, an enum or a message expected, found {word}")
 
     def _field(self, field: FieldDescriptorProto, scope: str) -> None:
@@ -105,8 +185,9 @@ class _Parser:
             field.type = _SCALARS[type_name]
         else:
             field.type_name = type_name
-            self._unresolved.append((scope, field, self._tokens[self._at - 1].line))
+        line = self._tokens[self._at - 1].line
         field.name = self._next()
+        self._lines[scope, field.name] = line
         self._expect("=")
         field.number = self._integer()
         separator = self._next()
@@ -117,8 +198,11 @@ class _Parser:
             if option == "packed":
                 field.options.packed = value == "true"
             elif option == "default":
-                field.default_value = _default(field, value)
-            else:
+                try:
+                    field.default_value = _default(field, value)
+                except ValueError:
+                    raise self._error(f"a number expected, found {value}") from None
+            elif option not in ("deprecated", "lazy", "ctype"):  # these change nothing that is read here
                 raise self._error(f"unknown option {option}")
             separator = self._next()
             if separator == "]":
@@ -129,31 +213,49 @@ class _Parser:
     def _enum(self, enum: EnumDescriptorProto) -> None:
         enum.name = self._next()
         self._expect("{")
+        self._values(enum)
+
+    def _values(self, enum: EnumDescriptorProto) -> None:
         while (word := self._next()) != "}":
-            self._expect("=")
-            enum.value.add(name=word, number=self._integer())
-            self._expect(";")
+            if word in ("option", "reserved"):
+                self._skip_statement()
+            elif word != ";":
+                self._expect("=")
+                enum.value.add(name=word, number=self._integer())
+                self._expect(";")
+
+    def _skip_statement(self) -> None:
+        while self._next() != ";":
+            continue
 
     def _resolve(self, file: FileDescriptorProto) -> None:
         """Type names are looked up from the innermost scope outwards, as protoc does."""
         kinds: dict[str, FieldDescriptorProto.Type.ValueType] = {}
+        waiting: list[tuple[str, FieldDescriptorProto]] = []
 
         def collect(scope: str, messages: list[DescriptorProto], enums: list[EnumDescriptorProto]) -> None:
             for enum in enums:
                 kinds[f"{scope}.{enum.name}"] = FieldDescriptorProto.TYPE_ENUM
             for message in messages:
+                if f"{scope}.{message.name}" in kinds:
+                    raise SchemaError(f"{scope}.{message.name} is defined twice: extend it")
                 kinds[f"{scope}.{message.name}"] = FieldDescriptorProto.TYPE_MESSAGE
+                named = (field for field in message.field if field.type_name[:1] not in ("", "."))
+                waiting.extend((f"{scope}.{message.name}", field) for field in named)
                 collect(f"{scope}.{message.name}", list(message.nested_type), list(message.enum_type))
 
         collect(file.package, list(file.message_type), list(file.enum_type))
-        for scope, field, line in self._unresolved:
+        for scope, field in waiting:
             parts = scope.split(".")
             candidates = [".".join([*parts[:n], field.type_name]) for n in range(len(parts), -1, -1)]
             full_name = next((name for name in candidates if name in kinds), None)
             if full_name is None:
-                raise SchemaError(f"line {line}: unknown type {field.type_name}")
+                raise SchemaError(f"line {self._lines[scope, field.name]}: unknown type {field.type_name}")
             field.type = kinds[full_name]
             field.type_name = "." + full_name
+
+    def _peek(self) -> str:
+        return self._tokens[self._at].text if self._at < len(self._tokens) else ""
 
     def _next(self) -> str:
         if self._at == len(self._tokens):
@@ -168,9 +270,9 @@ class _Parser:
 
     def _integer(self) -> int:
         word = self._next()
-        if not re.fullmatch(r"-?\d+", word):
+        if not re.fullmatch(r"-?(\d{1,10}|0x[0-9a-fA-F]{1,8})", word):
             raise self._error(f"a number expected, found {word}")
-        return int(word)
+        return int(word, 16 if "x" in word else 10)
 
     def _error(self, message: str) -> SchemaError:
         return SchemaError(f"line {self._tokens[self._at - 1].line}: {message}")
@@ -188,9 +290,20 @@ def _tokenize(text: str) -> Iterator[_Token]:
         position = match.end()
 
 
+def _replace(have: Any, new: Any) -> None:
+    """Adds entries: of those that are there, the ones of the same name go, the ones of the same number move."""
+    names, numbers = ({getattr(entry, key) for entry in new} for key in ("name", "number"))
+    kept = [entry for entry in have if entry.name not in names]
+    for entry in kept:
+        if entry.number in numbers:
+            entry.number += _MOVED
+    del have[:]
+    have.extend([*kept, *new])
+
+
 def _default(field: FieldDescriptorProto, value: str) -> str:
     """A default as descriptors spell it: strings bare, floats in their shortest form (1e-08, 0.999, -1)."""
-    if value.startswith('"'):
+    if value.startswith(('"', "'")):
         return value[1:-1]
     floats = (FieldDescriptorProto.TYPE_FLOAT, FieldDescriptorProto.TYPE_DOUBLE)
     if field.HasField("type") and field.type in floats:  # no type yet: an enum's value
@@ -198,9 +311,39 @@ def _default(field: FieldDescriptorProto, value: str) -> str:
     return value
 
 
-def parse_schema(text: str, name: str = "caffe.proto") -> FileDescriptorSet:
-    """The descriptor set of one .proto file's text.  Raises SchemaError, which names the line."""
-    return FileDescriptorSet(file=[_Parser(text).parse(name)])
+def parse_schema(
+    text: str, name: str = "caffe.proto", load: Callable[[str], FileDescriptorProto] | None = None
+) -> FileDescriptorSet:
+    """The descriptor set of one .proto file's text.
+
+    Args:
+        text, name: the file.
+        load: gives the schema that a name after ``import`` stands for; without it the files here can be imported.
+
+    Raises:
+        SchemaError: it names the line.
+    """
+    return FileDescriptorSet(file=[_Parser(text).parse(name, load or _load_here)])
+
+
+def read_schema(path: Path, depth: int = 0) -> FileDescriptorSet:
+    """Like ``parse_schema`` for a file, which may import its neighbours and the files here.
+
+    Raises:
+        SchemaError: it names the line. OSError, UnicodeDecodeError: the file cannot be read.
+    """
+
+    def load(name: str) -> FileDescriptorProto:
+        beside = path.parent / name
+        if depth > 4:
+            raise SchemaError("files import each other")
+        return read_schema(beside if beside.is_file() else HERE / Path(name).name, depth + 1).file[0]
+
+    return parse_schema(path.read_text(encoding="utf-8"), path.name, load)
+
+
+def _load_here(name: str) -> FileDescriptorProto:
+    return read_schema(HERE / Path(name).name).file[0]
 
 
 # ---------------------------------------------------------------------------------------------- the stub file
@@ -254,22 +397,27 @@ def _stub_field(field: FieldDescriptorProto, package: str) -> list[str]:
     return [f"    {field.name}: {f'_Scalars[{name}]' if repeated else name}"]
 
 
+def made_files() -> dict[Path, bytes]:
+    """What stands to be committed: each .desc and the stub, with its content."""
+    schema = read_schema(SCHEMA)
+    files = {DESCRIPTOR: schema.SerializeToString(deterministic=True), STUB: stub(schema).encode()}
+    for overlay in OVERLAYS:
+        files[overlay.with_suffix(".desc")] = read_schema(overlay).SerializeToString(deterministic=True)
+    return files
+
+
 def main(arguments: list[str]) -> int:
-    """Writes caffe.desc and caffe_pb2.pyi, or with ``--check`` compares them; returns the exit status."""
-    schema = parse_schema(SCHEMA.read_text(encoding="utf-8"))
-    stub_text = stub(schema).encode()
-    if arguments == ["--check"]:
-        stale = [DESCRIPTOR] if FileDescriptorSet.FromString(DESCRIPTOR.read_bytes()) != schema else []
-        stale += [STUB] if STUB.read_bytes() != stub_text else []
-        for path in stale:
-            print(f"error: {path.name} is older than {SCHEMA.name}: run without --check", file=sys.stderr)
-        return 1 if stale else 0
-    if arguments:
+    """Writes the made files, or with ``--check`` compares them; returns the exit status."""
+    if arguments not in ([], ["--check"]):
         print("usage: python -m pycaffe_compat.proto.compile [--check]", file=sys.stderr)
         return 2
-    DESCRIPTOR.write_bytes(schema.SerializeToString(deterministic=True))
-    STUB.write_bytes(stub_text)
-    return 0
+    stale = [path for path, content in made_files().items() if not path.exists() or path.read_bytes() != content]
+    for path in stale:
+        if arguments:
+            print(f"error: {path.name} is older than its .proto file: run without --check", file=sys.stderr)
+        else:
+            path.write_bytes(made_files()[path])
+    return 1 if stale and arguments else 0
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from google.protobuf.message import Message
 from torch import Tensor, nn
 
 from .. import log, resources
 from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
-from ..graph import Graph
+from ..graph import Graph, as_source
 from ..naming import unknown
 from ..proto import caffe_pb2
 from ..proto.text import NetSource, format_message, read_net, read_solver
@@ -33,7 +34,7 @@ from .update_rules import RULES, make_rule
 
 PRECISIONS = ("float32", "bfloat16")
 
-SolverLike = str | os.PathLike[str] | caffe_pb2.SolverParameter
+SolverLike = str | os.PathLike[str] | Message
 
 
 class Solver:
@@ -70,7 +71,7 @@ class Solver:
         device: str | torch.device = "cpu",
         max_iter: int | None = None,
     ) -> None:
-        self.path = path if isinstance(param, caffe_pb2.SolverParameter) else os.fspath(param)
+        self.path = path if isinstance(param, Message) else os.fspath(param)
         self.where = self.path or "solver"
         self.param = self._settings(param, level, stages, max_iter)
         if precision not in PRECISIONS:
@@ -109,8 +110,9 @@ class Solver:
     # ----------------------------------------------------------------------------------------------- settings
 
     def _settings(self, given: SolverLike, level: int, stages: Sequence[str], max_iter: int | None) -> Any:
-        param = caffe_pb2.SolverParameter()
-        param.CopyFrom(given if isinstance(given, caffe_pb2.SolverParameter) else read_solver(given))
+        read = given if isinstance(given, Message) else read_solver(given)
+        param: Any = type(read)()
+        param.CopyFrom(read)
         if max_iter is not None:
             param.max_iter = max_iter
         if self.type is not None:
@@ -179,7 +181,7 @@ class Solver:
     def _source(self, net: Any, what: str) -> NetSource:
         if not isinstance(net, str):
             log.info(f"Creating {what}", "solver.cpp:102")
-            return NetSource(net, "", [0] * len(net.layer))
+            return as_source(net)
         log.info(f"Creating {what}: {net}", "solver.cpp:102")
         return read_net(find_net(net, self.path))
 
@@ -691,11 +693,9 @@ class AdamSolver(Solver):
 
 def get_solver(param: SolverLike, **options: Any) -> Solver:
     """The solver that the file's ``type`` names; options as for :class:`Solver`."""
-    where = "solver" if isinstance(param, caffe_pb2.SolverParameter) else os.fspath(param)
-    if not isinstance(param, caffe_pb2.SolverParameter):
-        kind = read_solver(param).type
-    else:
-        kind = param.type
+    where = "solver" if isinstance(param, Message) else os.fspath(param)
+    settings: Any = param if isinstance(param, Message) else read_solver(param)
+    kind = settings.type
     for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver):
         if cls.type == kind:
             return cls(param, **options)
