@@ -40,7 +40,7 @@ def opencv() -> str:
     return next((name for name in others if name in installed), default)
 
 
-# tools/ is a program a file; on the path each has its file's name, but for two whose names are ordinary words
+# tools/ is a program a file; on the path each has its file's name, but for three whose names are ordinary words
 # that other packages use too (restore(8) of dump, say): those name their object, as draw_net does.
 PROGRAMS = {
     "benchmark_nets": "benchmark",
@@ -49,6 +49,7 @@ PROGRAMS = {
     "eval_net": "eval_net",
     "make_patches": "make_patches",
     "plot_log": "plot_log",
+    "reproduce_paper": "reproduce",
     "restore_jpeg": "restore",
     "train_net": "train_net",
     "visualize_filters": "visualize_filters",

@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pycaffe_compat import cli, figures
+from pycaffe_compat import cli, cpu, figures
 from pycaffe_compat.errors import CaffeError
 
 try:
@@ -219,7 +219,7 @@ def plan(demo: Demo, args: argparse.Namespace) -> tuple[str, int]:
     kept += [f"max_iter: {TRIAL}", "display: 5", "snapshot_after_train: false"]
     (demo.folder / "trial.prototxt").write_text("\n".join(kept) + "\n")
     speeds = {}
-    for precision in ("float32", "bfloat16") if bfloat16_is_fast() else ("float32",):
+    for precision in ("float32", "bfloat16") if cpu.fast_bfloat16() else ("float32",):
         options = ["--solver", "trial.prototxt", "--precision", precision, "--log", "trial.log"]
         demo.run("train_net", *options, show=False)
         found = re.findall(r"Iteration \d+ \(([\d.eE+-]+) iter/s", (demo.folder / "trial.log").read_text())
@@ -234,15 +234,6 @@ def plan(demo: Demo, args: argparse.Namespace) -> tuple[str, int]:
     iterations = min(max(fitting, SHORTEST), LONGEST)
     print(f"  {iterations} iterations take about {iterations / speeds[best] / 60:.1f} minutes", flush=True)
     return best, iterations
-
-
-def bfloat16_is_fast() -> bool:
-    """Whether the CPU has matrix units for bfloat16 (AMX), without which float32 is faster for this net."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return re.search(r"\bamx_bf16\b", flags) is not None
 
 
 def compress(folder: Path) -> None:

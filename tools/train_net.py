@@ -4,6 +4,8 @@
     tools/train_net.py --solver solver_l8.prototxt               # a name in prototxt/, or any path
     tools/train_net.py --solver solver_l8.prototxt --snapshot snapshots/l8_iter_5000.solverstate    # go on
     tools/train_net.py --solver solver_l8.prototxt --weights w.caffemodel       # start from these weights
+    tools/train_net.py --solver solver_l8.prototxt --train_data data/mine_train.txt --test_data data/mine_test.txt \\
+                       --snapshot_prefix snapshots/mine                         # the same on other databases
 
 Prints Caffe's log lines to standard error (and to --log FILE), writes snapshots where the solver file says.
 Ctrl-C stops after the iteration that is running, with a snapshot to go on from; a second one stops at once.
@@ -22,8 +24,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from pycaffe_compat import cli, log, resources
+from pycaffe_compat import cli, cpu, log, resources
 from pycaffe_compat.errors import CaffeError, DataError, SolverError, WeightsError
+from pycaffe_compat.graph import TEST, TRAIN
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_net, read_solver
 from pycaffe_compat.solver import PRECISIONS, Action, SignalActions, Solver, find_net, handled
@@ -59,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     add("--sighup_effect", choices=effects, default="snapshot", help="what SIGHUP does (default: snapshot)")
     add("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (default: float32)")
     add("--max_iter", type=cli.positive_int, metavar="N", help="instead of the solver file's")
+    add("--train_data", metavar="LIST", help="list of HDF5 databases to train on instead of the net file's")
+    add("--test_data", metavar="LIST", help="the same for the test nets")
+    add("--snapshot_prefix", metavar="PREFIX", help="instead of the solver file's")
     add("--log", metavar="FILE", help="write the log lines here too (appended to with --snapshot)")
     return result
 
@@ -83,13 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if param.random_seed < 0:  # drawn here and printed, so that the run can be repeated
             param.random_seed = secrets.randbits(31)
+        if args.snapshot_prefix:
+            param.snapshot_prefix = args.snapshot_prefix
         # One of the nets that came with the library: its snapshots belong where the user is, not beside it.
         param.snapshot_prefix = resolve_prefix(
             param.snapshot_prefix, path if path == args.solver else os.path.basename(path)
         )
         device = choose_device(param, args.gpu)
-        if args.precision == "bfloat16" and device.type == "cpu":
-            report_bfloat16()
+        if args.precision == "bfloat16" and device.type == "cpu" and cpu.fast_bfloat16() is False:
+            log.warning("--precision bfloat16 is expected to be slower than float32 on this CPU", "caffe.cpp:197")
         solver = build(path, param, args, device)
         if args.snapshot:
             log.info(f"Resuming from {args.snapshot}", "caffe.cpp:235")
@@ -136,30 +144,11 @@ def choose_device(param: caffe_pb2.SolverParameter, gpu: str | None) -> torch.de
     return torch.device("cpu")
 
 
-def report_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> None:
-    """One line if this CPU is known to lack the instructions that make bfloat16 worth while.
-
-    On x86 that is AMX: with avx512_bf16 alone an iteration of L4 took 1.3 times the CPU time of float32.
-    """
-    try:
-        with open(cpuinfo, encoding="ascii", errors="replace") as file:
-            lines = [line.partition(":") for line in file]
-    except OSError:  # not Linux: nothing is known, nothing is said
-        return
-    x86 = {word for name, _, words in lines if name.strip() == "flags" for word in words.split()}
-    arm = {word for name, _, words in lines if name.strip() == "Features" for word in words.split()}
-    if (x86 and "amx_bf16" not in x86) or (arm and "bf16" not in arm):
-        lacking = "AMX" if x86 else "bfloat16 instructions"
-        log.warning(
-            f"This CPU has no {lacking}: --precision bfloat16 is expected to be slower than float32 here",
-            "caffe.cpp:197",
-        )
-
-
 def build(
     path: str, param: caffe_pb2.SolverParameter, args: argparse.Namespace, device: torch.device
 ) -> Solver:
     """The solver; where a database is missing, the error says how to make it."""
+    given = {phase: path for phase, path in ((TRAIN, args.train_data), (TEST, args.test_data)) if path}
     try:
         return Solver(
             param,
@@ -169,10 +158,11 @@ def build(
             precision=args.precision,
             device=device,
             max_iter=args.max_iter,
+            sources=given,
         )
     except DataError as error:
         hint = database_hint(path, param)
-        if not hint:
+        if not hint or not all(map(os.path.exists, given.values())):
             raise
         raise DataError(f"{error}; {hint}") from error
 

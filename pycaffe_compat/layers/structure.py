@@ -100,7 +100,8 @@ class _Cut(torch.autograd.Function):
 
 
 def _cut(x: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
-    return x[(..., *(slice(start, start + size) for start, size in zip(starts, sizes, strict=True)))]
+    box: tuple[Any, ...] = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+    return x[(..., *box)]
 
 
 @register("Crop", param="crop_param", bottoms=2)

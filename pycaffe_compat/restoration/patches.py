@@ -260,24 +260,31 @@ def _publish(source: Path, parts: list[Path], targets: list[Path]) -> None:
 # Which images
 
 
+def choose_images(images: Sequence[Path], settings: Settings) -> list[Path]:
+    """The images that ``skip_images`` and ``limit`` leave, in the given order.
+
+    Sizes are not looked at, so that what is left out does not depend on the patch size. DataError when none is
+    left.
+    """
+    if not settings.skip_images and settings.limit is None:
+        return list(images)
+    order = permutation(len(images), settings.subset_seed, _SUBSET)
+    end = None if settings.limit is None else settings.skip_images + settings.limit
+    chosen = [images[i] for i in sorted(order[settings.skip_images : end])]
+    if not chosen:
+        raise DataError(
+            f"{len(images)} images, and {settings.skip_images} of them are to be skipped: none is left"
+        )
+    return chosen
+
+
 def _choose(
     images: list[Path], settings: Settings, pool: ThreadPoolExecutor
 ) -> tuple[list[Path], list[Path], str]:
     """The images to use, those of them that are too small, and a digest of the contents of the former in
     order.
-
-    The shuffle comes before the sizes are looked at, so that what ``skip_images`` leaves out does not depend
-    on the patch size.
     """
-    chosen = images
-    if settings.skip_images or settings.limit is not None:
-        order = permutation(len(images), settings.subset_seed, _SUBSET)
-        end = None if settings.limit is None else settings.skip_images + settings.limit
-        chosen = [images[i] for i in sorted(order[settings.skip_images : end])]
-        if not chosen:
-            raise DataError(
-                f"{len(images)} images, and {settings.skip_images} of them are to be skipped: none is left"
-            )
+    chosen = choose_images(images, settings)
     used, too_small, broken, digest = [], [], [], hashlib.sha256()
     for path, seen in zip(chosen, pool.map(_look_at, chosen), strict=True):
         if isinstance(seen, DataError):

@@ -47,6 +47,8 @@ class Solver:
         precision: "float32", or "bfloat16" (autocast: weights, history and losses stay float32).
         device: where to train, e.g. "cpu" or "cuda:0".
         max_iter: instead of the file's.
+        sources: lists of databases by phase, {TRAIN: path, TEST: path}: the nets' HDF5Data layers read these instead
+            of the ones that the net files name.
 
     Raises:
         SolverError: settings that cannot work; it names the file.
@@ -70,6 +72,7 @@ class Solver:
         precision: str = "float32",
         device: str | torch.device = "cpu",
         max_iter: int | None = None,
+        sources: Mapping[int, str] | None = None,
     ) -> None:
         self.path = path if isinstance(param, Message) else os.fspath(param)
         self.where = self.path or "solver"
@@ -80,6 +83,7 @@ class Solver:
             )
         self.precision = precision
         self.device = torch.device(device)
+        self._sources = dict(sources or {})
         self._rate = LearningRate(self.param, self.where)
         log.info(
             "Initializing solver from parameters: \n" + format_message(self.param).rstrip(), "solver.cpp:45"
@@ -168,6 +172,8 @@ class Solver:
             raise SolverError(
                 f"{self.where}: there are test nets but no test_interval: set it (in iterations)"
             )
+        if caffe_pb2.TEST in self._sources and not wanted:
+            raise SolverError(f"{self.where}: there are no test nets to read {self._sources[caffe_pb2.TEST]}")
         nets = []
         for i, (field, net) in enumerate(wanted):
             source = self._source(net, f"test net (#{i}) specified by {_described(field)}")
@@ -191,6 +197,8 @@ class Solver:
             phase = source.param.state.phase
         if state.HasField("phase"):
             phase = state.phase
+        if phase in self._sources:
+            source = _reading_from(source, self._sources[phase], phase)
         graph = Graph(source, phase=phase, level=state.level, stages=[s for s in state.stage if s])
         graph.to(self.device)
         if self.device.type == "cpu" and not any(node.views for node in graph.nodes):
@@ -582,6 +590,19 @@ def find_net(name: str, solver_path: str = "") -> str:
         if os.path.isfile(path):
             return path
     return resources.find("prototxt", name) or name
+
+
+def _reading_from(source: NetSource, path: str, phase: int) -> NetSource:
+    """The net with its HDF5Data layers reading another list of databases."""
+    param = caffe_pb2.NetParameter()
+    param.CopyFrom(source.param)
+    layers = [layer for layer in param.layer if layer.type == "HDF5Data"]
+    if not layers:
+        name = caffe_pb2.Phase.Name(phase)
+        raise NetError(f"{source.path or 'net'}: has no HDF5Data layer to read {path} in phase {name}")
+    for layer in layers:
+        layer.hdf5_data_param.source = path
+    return NetSource(param, source.path, source.lines)
 
 
 def _described(field: str) -> str:

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pycaffe_compat import cli
+from pycaffe_compat import cli, cpu
 from tools import train_net
 
 NET = """# A net as small as can be.
@@ -135,6 +135,28 @@ def test_flags_reach_the_solver(run: Run, place: Path) -> None:
     assert re.search(r'train_state \{\s+level: 2\s+stage: "a"\s+stage: "b"\s+\}', done.stderr)
 
 
+def test_other_databases_and_another_prefix(run: Run, place: Path) -> None:
+    (place / "solver.prototxt").write_text(SOLVER + "test_iter: 1 test_interval: 3")
+    net = (place / "net.prototxt").read_text()
+    (place / "net.prototxt").write_text(net.replace(" include { phase: TRAIN }", ""))
+    for name, size in (("big", 10), ("small", 9)):
+        with h5py.File(place / f"{name}.h5", "w") as file:
+            file["data"] = np.ones((2, 1, size, size), np.float32)
+            file["label"] = np.ones((2, 1, size - 2, size - 2), np.float32)
+        (place / f"{name}.txt").write_text(f"{name}.h5\n")
+    databases = ["--train_data", "big.txt", "--test_data", "small.txt"]
+    done = run("--solver", "solver.prototxt", *databases, "--snapshot_prefix", "elsewhere/t")
+    assert done.returncode == 0, done.stderr
+    shapes = re.findall(r"Setting up data \(HDF5Data\): data (\S+),", done.stderr)
+    assert shapes == ["2x1x10x10", "2x1x9x9"]
+    assert "t_iter_6.caffemodel" in names(place / "elsewhere")
+    assert not (place / "out").exists()
+    missing = run("--solver", "solver.prototxt", "--train_data", "absent.txt")
+    assert missing.returncode == 1
+    assert "absent.txt" in missing.stderr.splitlines()[-1]
+    assert "make_patches" not in missing.stderr.splitlines()[-1]  # that would make another database
+
+
 def test_interrupt_stops_with_a_snapshot(place: Path, repo_root: Path) -> None:
     arguments = command(repo_root, "--solver", "solver.prototxt", "--max_iter", "100000000")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -194,6 +216,7 @@ def test_a_solver_of_the_library_is_found_by_its_name(run: Run, repo_root: Path)
         (["--solver", "solver.prototxt", "--gpu", "97"], 1, "error: --gpu 97: PyTorch sees"),
         (["--solver", "solver.prototxt", "--gpu", "0,1"], 1, "error: --gpu 0,1: give the number of one GPU"),
         (["--solver", "solver.prototxt", "--precision", "float16"], 2, "invalid choice: 'float16'"),
+        (["--solver", "solver.prototxt", "--test_data", "train.txt"], 1, "there are no test nets to read train.txt"),
         (["--solver", "solver.prototxt", "--max_iter", "0"], 2, "'0' is less than 1"),
         (["--solver", "net.prototxt"], 1, 'error: net.prototxt:3:1: SolverParameter has no field "layer"'),
     ],
@@ -244,23 +267,11 @@ def test_progress_bar_on_a_terminal(place: Path, repo_root: Path) -> None:
         assert re.fullmatch(r"(\x1b\[\S)?I\d{4} .*lr = 0\.01(\x1b\[\S)?", line), line
 
 
-@pytest.mark.parametrize(
-    ("cpuinfo", "lacking"),
-    [
-        ("flags\t\t: fpu avx512_bf16 amx_bf16\n", None),
-        ("flags\t\t: fpu avx512_bf16\nvmx flags\t: amx_bf16\n", "AMX"),
-        ("Features\t: fp asimd bf16\n", None),
-        ("Features\t: fp asimd\n", "bfloat16 instructions"),
-        ("isa\t: rv64\n", None),
-        (None, None),
-    ],
-)
+@pytest.mark.parametrize(("fast", "warned"), [(True, False), (False, True), (None, False)])
 def test_bfloat16_is_warned_of_where_it_is_slow(
-    cpuinfo: str | None, lacking: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fast: bool | None, warned: bool, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "cpuinfo"
-    if cpuinfo is not None:
-        path.write_text(cpuinfo)
-    train_net.report_bfloat16(str(path))
-    text = capsys.readouterr().err
-    assert (f"This CPU has no {lacking}: --precision bfloat16" in text) if lacking else text == ""
+    monkeypatch.setattr(cpu, "fast_bfloat16", lambda: fast)
+    done = run("--solver", "solver.prototxt", "--precision", "bfloat16", "--max_iter", "1")
+    assert done.returncode == 0
+    assert ("--precision bfloat16 is expected to be slower than float32" in done.stderr) == warned

@@ -1,0 +1,514 @@
+#!/usr/bin/env python3
+"""Remakes the paper's tables and figures from the weights in models/, or from the beginning.
+
+    tools/reproduce.py --data DIR all                  every table, figure and the page, from models/
+    tools/reproduce.py --data DIR table3 figure5       parts: table3 table4 table5 figure4 ... figure8 speed page
+    tools/reproduce.py --data DIR train                train the networks that models/ lacks, then stop
+    tools/reproduce.py --data DIR train l8_residual_q20    this one only
+    tools/reproduce.py --data DIR --train all          everything
+
+DIR holds bsds500/train, bsds500/test, bsds500/val and live1 (README.md says where they come from). What is
+done is not done again: databases, trainings (a stopped one goes on from its last snapshot), scores and
+curves are kept in data/, snapshots/, models/ and docs/results/. To make something again, remove it.
+
+Training all of it takes some ten hours on two CPU cores, the tables from models/ some twenty minutes.
+"""
+
+from __future__ import annotations
+
+if not __package__:  # started as a file of a checkout, not as an installed module
+    import _checkout  # noqa: F401
+
+import argparse
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pycaffe_compat import cli, cpu, curves, figures, filters, resources
+from pycaffe_compat.errors import CaffeError, DataError
+from pycaffe_compat.files import atomic_write, file_digest
+from pycaffe_compat.proto import caffe_pb2
+from pycaffe_compat.proto.text import read_solver
+from pycaffe_compat.restoration import cards, evaluation, paper_figures, report
+from pycaffe_compat.restoration.degradation import list_images, read_luma
+from pycaffe_compat.restoration.patches import Settings, choose_images
+from pycaffe_compat.restoration.restore import PRECISIONS, Restorer, restore_file
+from pycaffe_compat.restoration.results import (
+    BASELINE_METHODS,
+    LIVE1,
+    MIXED,
+    NETWORKS,
+    SETS,
+    TABLES,
+    Network,
+    Score,
+    ScoreBook,
+    table,
+    text,
+)
+from pycaffe_compat.weights import read_weights, write_weights
+
+TOOLS = Path(__file__).resolve().parent
+TRAINING_SETS = ("bsds500/train", "bsds500/test")
+TESTING_SET = "bsds500/val"
+FIGURE7 = ("l4_direct_q10", "l4_residual_q10", "l4_edge_q10")
+
+
+def run(program: str, *arguments: object) -> None:
+    """Run a program of tools/, shown as it would be typed; CaffeError when it fails."""
+    words = [str(argument) for argument in arguments]
+    print(f"$ tools/{program}.py {shlex.join(words)}", flush=True)
+    try:
+        code = subprocess.run([sys.executable, str(TOOLS / f"{program}.py"), *words], check=False).returncode
+    except KeyboardInterrupt:
+        raise
+    if code:
+        raise CaffeError(f"{program}.py ended with code {code}; what it printed is above")
+
+
+# ---- Training ------------------------------------------------------------------------------------
+
+
+def databases(network: Network, data: Path) -> list[list[str]]:
+    """The make_patches commands of a network's training and test database, as lists of words."""
+    qualities = ["--quality", *map(str, network.qualities), "--size", str(network.size)]
+    train = [str(data / folder) for folder in TRAINING_SETS]
+    test_patches = 256 * len(network.qualities) if len(network.qualities) > 1 else 1024
+    return [
+        ["--images", *train, *qualities, "--count", str(network.patches), "--seed", "1",
+         "--output", f"{network.database}_train"],
+        ["--images", str(data / TESTING_SET), *qualities, "--count", str(test_patches), "--seed", "2",
+         "--output", f"{network.database}_test"],
+    ]  # fmt: skip
+
+
+def training(network: Network, models: Path) -> list[str]:
+    """The train_net command of a network, from its beginning."""
+    prefix = f"snapshots/{network.name}"
+    words = ["--solver", network.solver]
+    words += ["--train_data", f"{network.database}_train.txt", "--test_data", f"{network.database}_test.txt"]
+    words += ["--snapshot_prefix", prefix, "--log", f"{prefix}.log"]
+    if network.start:
+        words += ["--weights", str(models / network.start / "weights.caffemodel")]
+    return words
+
+
+def train(network: Network, data: Path, models: Path, precision: str) -> None:
+    """Train a network, from its last snapshot if there is one, and fill its folder in models/."""
+    if (models / network.name / "scores.json").exists():
+        print(f"{network.name}: is in {models}")
+        return
+    if network.start and not (models / network.start / "weights.caffemodel").exists():
+        raise CaffeError(f"{network.name} starts from {network.start}, which is not in {models}: train that first")
+    for words in databases(network, data):
+        if not os.path.exists(words[-1] + ".txt"):
+            run("make_patches", *words)
+    words = [*training(network, models), "--precision", precision]
+    iterations = read_solver(resources.net_path(network.solver)).max_iter
+    last = Path(f"snapshots/{network.name}_iter_{iterations}.caffemodel")
+    if not last.exists():
+        state = newest_state(network)
+        if state is not None:
+            at = words.index("--weights") if "--weights" in words else len(words)
+            words = [*words[:at], *words[at + 2 :], "--snapshot", str(state)]
+        run("train_net", *words)
+    if not last.exists():  # Ctrl-C: train_net has written a snapshot and ended well
+        raise CaffeError(f"{network.name}: stopped before iteration {iterations}; the same command goes on from there")
+    publish(network, last, data, models, [*training(network, Path("models")), "--precision", precision])
+
+
+def newest_state(network: Network) -> Path | None:
+    """The last .solverstate of a network's training."""
+    found = []
+    for path in Path("snapshots").glob(f"{network.name}_iter_*.solverstate"):
+        match = re.fullmatch(re.escape(network.name) + r"_iter_(\d+)\.solverstate", path.name)
+        if match:
+            found.append((int(match[1]), path))
+    return max(found)[1] if found else None
+
+
+def publish(network: Network, weights: Path, data: Path, models: Path, command: list[str]) -> None:
+    """Fill models/NAME: weights, log, first-layer filters for figure 7, ONNX, scores, and last the card."""
+    folder = models / network.name
+    folder.mkdir(parents=True, exist_ok=True)
+    copy(weights, folder / "weights.caffemodel")
+    copy(Path(f"snapshots/{network.name}.log"), folder / "train.log")
+    if network.name in FIGURE7:
+        keep_filters(network, folder)
+    net = ["--model", network.net, "--weights", folder / "weights.caffemodel"]
+    run("convert_to_onnx", *net, "--output", folder / "model.onnx", "--image-in-out")
+    sets = [data / "live1", data / TESTING_SET]
+    draft = folder / "scores.json.new"
+    quality = ["--quality", *map(str, network.qualities)]
+    run("eval_net", *net, "--names", network.name, "--images", *sets, *quality, "--json", draft)
+    cards.write_card(network, folder, draft, [words for words in databases(network, Path(""))], command)
+    os.replace(draft, folder / "scores.json")
+
+
+def keep_filters(network: Network, folder: Path) -> None:
+    """The first layer of some snapshots, for figure 7: small where the snapshots are not."""
+    snapshots = filters.find_snapshots(f"snapshots/{network.name}")
+    (folder / "filters").mkdir(exist_ok=True)
+    for snapshot in snapshots:
+        weights = read_weights(snapshot.path)
+        first = filters.filter_layer(weights, None, snapshot.path)
+        net = caffe_pb2.NetParameter(name=network.name)
+        net.layer.add(name=first, type="Convolution")
+        target = folder / "filters" / f"{first}_iter_{snapshot.iteration}.caffemodel"
+        write_weights(target, net, {first: weights[first]})
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with atomic_write(target) as temporary, open(source, "rb") as file, open(temporary, "wb") as out:
+        shutil.copyfileobj(file, out)
+
+
+# ---- Measuring -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things are: the photographs, models/, and the folder of results with its book of scores."""
+
+    data: Path
+    models: Path
+    output: Path
+    book: ScoreBook
+
+    def weights(self, name: str) -> Path:
+        """A network's weights file."""
+        return self.models / name / "weights.caffemodel"
+
+    def has(self, name: str) -> bool:
+        """Whether models/ has the network; says so if it does not."""
+        if self.weights(name).exists():
+            return True
+        print(f"{name}: not in {self.models}, left out (`train {name}` makes it)")
+        return False
+
+    def method(self, name: str) -> evaluation.Method:
+        """A network or a baseline as a way of restoration."""
+        if name in evaluation.BASELINES:
+            return evaluation.BASELINES[name]
+        return evaluation.network(Restorer(resources.net_path(NETWORKS[name].net), self.weights(name)))
+
+    def measure(self, dataset: str, quality: int, methods: Sequence[str]) -> None:
+        """Score methods on a set at a quality, those that the book does not have yet."""
+        for name in methods:
+            digest = "" if name in evaluation.BASELINES else file_digest(self.weights(name))
+            if self.book.get(dataset, quality, name, digest):
+                continue
+            images = list_images(self.data / SETS[dataset])
+            with cli.progress(len(images), f"{name}, {dataset}, quality {quality}", "images") as progress:
+                sets = {dataset: images}
+                (result,) = evaluation.evaluate(sets, [quality], {name: self.method(name)}, progress.update)
+            self.book.put(Score(dataset, quality, name, len(images), **result.values(), weights=digest))
+
+
+def tables(place: Place, names: Sequence[str]) -> None:
+    """Measure what tables 3 to 5 show, and print them."""
+    for name in names:
+        _, blocks, baselines = TABLES[name]
+        for dataset, quality, networks in blocks:
+            rows = list(BASELINE_METHODS) if baselines else ["distorted"]
+            place.measure(dataset, quality, rows + [n for n in networks if place.has(n)])
+        for block in table(name, place.book):
+            print("\n" + text(block))
+
+
+# ---- Figures -------------------------------------------------------------------------------------
+
+FIGURE4_QUALITY = 20
+FIGURE4 = {
+    "JPEG": "distorted", "spp": "spp", "SA-DCT": "sadct", "AR-CNN": "arcnn_q20", "L4": "l4_residual_q20",
+    "L8": "l8_residual_q20",
+}  # fmt: skip
+FIGURE5 = [name for name, network in NETWORKS.items() if network.label == "L4 residual"]
+FIGURE8_SIZES = (4, 16, 64, 256, 400)
+FIGURE8_QUALITY = 20
+FIGURE8 = {"L4": NETWORKS["l4_residual_q10"], "L8": NETWORKS["l8_residual_q20"]}
+FIGURE8_ITERATIONS = 6000
+
+
+def figure4(place: Place) -> None:
+    """Crops of one photograph: a free one that may be shown anywhere, and with the page the paper's lighthouse."""
+    methods = {label: name for label, name in FIGURE4.items() if name in evaluation.BASELINES or place.has(name)}
+    ways = {label: place.method(name) for label, name in methods.items()}
+    photographs = {
+        "figure4.png": (free_photograph(), (250, 60, 150)),
+        "local/figure4_lighthouse3.png": (place.data / "live1" / "lighthouse3.png", (300, 300, 150)),
+    }
+    for name, (photograph, box) in photographs.items():
+        figure = paper_figures.examples(read_luma(photograph), FIGURE4_QUALITY, ways, box)
+        (place.output / name).parent.mkdir(parents=True, exist_ok=True)
+        figures.save_figure(figure, place.output / name, dpi=110)
+
+
+def free_photograph() -> Path:
+    """A photograph that comes with scikit-image and is free (CC0): chelsea the cat, by Stefan van der Walt."""
+    try:
+        import skimage.data
+    except ImportError as error:
+        raise CaffeError("figure 4 needs a photograph of scikit-image: pip install scikit-image") from error
+    return Path(skimage.data.__file__).parent / "chelsea.png"
+
+
+def figure5(place: Place) -> None:
+    """Each quality's network at all qualities."""
+    curves_of = {}
+    for name in (n for n in FIGURE5 if place.has(n)):
+        for quality in MIXED:
+            place.measure(LIVE1, quality, [name])
+        label = "L4 " + NETWORKS[name].quality_text.upper()
+        curves_of[label] = place.book.of(LIVE1, name)
+    if curves_of:
+        figures.save_figure(paper_figures.generalisation(curves_of, MIXED), place.output / "figure5.png")
+
+
+def figure6(place: Place) -> None:
+    """Test PSNR over the iterations for the three objectives, from the logs in models/."""
+    names = [name for name in FIGURE7 if place.has(name)]
+    if names:
+        runs = [(NETWORKS[name].label, curves.read_log(place.models / name / "train.log")) for name in names]
+        figure = curves.plot_curves(runs, [curves.Quantity("test", "loss")], psnr=curves.PsnrScale())
+        figures.save_figure(figure, place.output / "figure6.png")
+
+
+def figure7(place: Place) -> None:
+    """First-layer filters over the iterations for the three objectives."""
+    rows = []
+    for name in (n for n in FIGURE7 if place.has(n)):
+        snapshots = filters.find_snapshots(place.models / name / "filters" / "conv1")
+        rows.append(filters.Network(NETWORKS[name].label, tuple(snapshots)))
+    if rows:
+        iterations = filters.choose_iterations(rows, 5)
+        figures.save_figure(filters.figure_of_networks(rows, iterations, cell=1.8), place.output / "figure7.png")
+
+
+def figure8(place: Place, training_allowed: bool, precision: str) -> None:
+    """L4 and L8 on more and more photographs; the gains are kept in figure8.json."""
+    store = place.output / "figure8.json"
+    points = [paper_figures.SizePoint(**row) for row in json.loads(store.read_text())] if store.exists() else []
+    for label, network in FIGURE8.items():
+        for count in FIGURE8_SIZES:
+            if any((point.network, point.images) == (label, count) for point in points):
+                continue
+            if not training_allowed:
+                print(f"figure 8: {label} on {count} images is not there yet (--train makes it)")
+                continue
+            points.append(train_on_few(place, label, network, count, precision))
+            with atomic_write(store) as temporary:
+                temporary.write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n")
+    if points:
+        figures.save_figure(paper_figures.dataset_size(points), place.output / "figure8.png")
+
+
+def train_on_few(place: Place, label: str, network: Network, count: int, precision: str) -> paper_figures.SizePoint:
+    """One training of figure 8, and its gain on the images trained on and on others."""
+    settings = Settings((FIGURE8_QUALITY,), network.size, network.patches, seed=1, limit=count)
+    prefix = f"snapshots/figure8_{label.lower()}_{count}"
+    database = f"data/figure8_{count}_{network.size}"
+    folders = [str(place.data / folder) for folder in TRAINING_SETS]
+    if not os.path.exists(f"{database}.txt"):
+        quality = ["--quality", FIGURE8_QUALITY, "--size", network.size, "--count", network.patches]
+        run("make_patches", "--images", *folders, *quality, "--seed", 1, "--limit", count, "--output", database)
+    weights = f"{prefix}_iter_{FIGURE8_ITERATIONS}.caffemodel"
+    if not os.path.exists(weights):
+        data = ["--train_data", f"{database}.txt", "--test_data", f"{database}.txt"]
+        output = ["--snapshot_prefix", prefix, "--log", f"{prefix}.log", "--precision", precision]
+        run("train_net", "--solver", network.solver, "--max_iter", FIGURE8_ITERATIONS, *data, *output)
+    method = {label: evaluation.network(Restorer(resources.net_path(network.net), weights))}
+    sets = {
+        "train": choose_images(list_images(folders), settings),
+        "test": list_images(place.data / TESTING_SET),
+    }
+    with cli.progress(sum(map(len, sets.values())), f"{label} on {count} images", "images") as progress:
+        results = evaluation.evaluate(sets, [FIGURE8_QUALITY], method, progress.update)
+    gains = {result.dataset: result.values()["ipsnr"] for result in results}
+    return paper_figures.SizePoint(label, count, gains["train"], gains["test"])
+
+
+# ---- Speed and the page --------------------------------------------------------------------------
+
+PAPER_SPEED = {"L4": 220, "L8": 1052}  # ms a megapixel on a GeForce GTX 780 with cuDNN 3
+
+
+def speed(place: Place) -> None:
+    """Milliseconds a megapixel on this computer, kept in speed.json."""
+    luma = np.random.default_rng(0).integers(0, 256, (1000, 1000)).astype(np.uint8)
+    rows = []
+    for label, net in (("L4", "l4.prototxt"), ("L8", "l8.prototxt"), ("AR-CNN", "arcnn.prototxt")):
+        row: dict[str, Any] = {"network": label}
+        for precision in PRECISIONS:
+            restorer = Restorer(resources.net_path(net), precision=precision)
+            restorer.restore_luma(luma)
+            times = []
+            for _ in range(5):
+                start = time.perf_counter()
+                restorer.restore_luma(luma)
+                times.append(time.perf_counter() - start)
+            row[precision] = round(statistics.median(times) * 1000)
+        row["operations"] = sum(p.numel() for p in restorer.graph.parameters() if p.ndim == 4) * 2
+        rows.append(row)
+    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
+    with atomic_write(place.output / "speed.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=1) + "\n")
+    for row in speed_rows(about):
+        print("  ".join(cell.rjust(14) for cell in row))
+
+
+def speed_rows(about: dict[str, Any]) -> list[list[str]]:
+    """speed.json as a table."""
+    head = ["network", "operations a pixel", "float32 [ms/Mpx]", "bfloat16 [ms/Mpx]", "paper, GTX 780 [ms/Mpx]"]
+    rows = [
+        [r["network"], f"{r['operations']:,}", str(r["float32"]), str(r["bfloat16"]),
+         str(PAPER_SPEED.get(r["network"], ""))]
+        for r in about["rows"]
+    ]  # fmt: skip
+    return [head, *rows]
+
+
+PICTURES = (
+    report.Picture("Figure 4: examples", "figure4.png", """A crop of a photograph at quality 20. The JPEG has blocks and
+        ringing along edges; spp and SA-DCT take them away and blur; the networks keep edges sharp, L8 most."""),
+    report.Picture("Figure 5: other qualities than trained for", "figure5.png", """L4 networks on LIVE1: each is best at
+        the quality it was trained for and falls off beside it, steeply towards better files; the one trained on all
+        qualities is good everywhere and best nowhere."""),
+    report.Picture("Figure 6: objectives over the training", "figure6.png", """PSNR of the mean error over test patches.
+        The residual objective is ahead from the first thousand iterations; the direct one follows more slowly."""),
+    report.Picture("Figure 7: first-layer filters", "figure7.png", """Filters of the first layer over the iterations.
+        The residual network's are oriented and of high frequency; those of the other two also hold low-pass
+        filters, which pass the picture itself on."""),
+    report.Picture("Figure 8: number of training images", "figure8.png", """Gains on the images trained on (dashed) and
+        on others (solid). On few images networks learn these by heart, L8 more than L4; with 400 the two
+        curves are close."""),
+)  # fmt: skip
+
+
+def write_page(place: Place) -> None:
+    """docs/results/README.md from what has been made; and local/index.html, with photographs, for the own eyes."""
+    page = report.Page()
+    for name, (title, _, _) in TABLES.items():
+        page.tables[title] = table(name, place.book)
+    page.pictures = [picture for picture in PICTURES if (place.output / picture.file).exists()]
+    if (place.output / "speed.json").exists():
+        about = json.loads((place.output / "speed.json").read_text())
+        page.speed = speed_rows(about)
+        page.speed_note = (
+            f"On {about['threads']} CPU cores, PyTorch {about['torch']}; restoring 1000x1000 pixels, median of 5. The "
+            "paper counts 140 K and 440 K operations a pixel for L4 and L8."
+        )
+    with atomic_write(place.output / "README.md") as temporary:
+        temporary.write_text(report.markdown_page(page), encoding="utf-8")
+    page.sliders = sliders(place)
+    local = place.output / "local"
+    local.mkdir(exist_ok=True)
+    with atomic_write(local / "index.html") as temporary:
+        temporary.write_text(report.html_page(page, place.output), encoding="utf-8")
+    print(f"{place.output / 'README.md'}, {local / 'index.html'}")
+
+
+def sliders(place: Place) -> list[report.Slider]:
+    """Some LIVE1 photographs in colour, compressed and restored by the best network there is."""
+    found = []
+    for quality in (10, 20):
+        names = [n for n in (f"l8_residual_q{quality}", f"l4_residual_q{quality}") if place.weights(n).exists()]
+        if not names:
+            continue
+        restorer = Restorer(resources.net_path(NETWORKS[names[0]].net), place.weights(names[0]))
+        for stem in ("lighthouse3", "parrots", "womanhat"):
+            original = Image.open(place.data / "live1" / f"{stem}.png").convert("RGB")
+            buffer = io.BytesIO()
+            original.save(buffer, "JPEG", quality=quality)
+            with tempfile.TemporaryDirectory() as folder:
+                source, target = Path(folder) / "a.jpg", Path(folder) / "b.png"
+                source.write_bytes(buffer.getvalue())
+                restore_file(source, target, restorer)
+                after = Image.open(target).convert("RGB")
+                after.load()
+            before = Image.open(buffer).convert("RGB")
+            found.append(report.Slider(f"{stem}, JPEG quality {quality}, {names[0]}", before, after))
+    return found
+
+
+# ---- The command line ----------------------------------------------------------------------------
+
+PARTS = ("table3", "table4", "table5", "figure4", "figure5", "figure6", "figure7", "figure8", "speed", "page")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    summary, _, details = (__doc__ or "").partition("\n")
+    p = argparse.ArgumentParser(
+        prog="reproduce.py",
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("parts", nargs="+", metavar="PART", help="what to make; `train` may be followed by names")
+    p.add_argument(
+        "--data", default=os.environ.get("JPEG_DATA", "."), metavar="DIR",
+        help="folder of bsds500 and live1 (default: $JPEG_DATA, else the working directory)",
+    )  # fmt: skip
+    p.add_argument("--models", default=os.path.join(resources.root(), "models"), metavar="DIR", help="models/")
+    p.add_argument("--output", default="docs/results", metavar="DIR", help="the results (default: docs/results)")
+    p.add_argument("--train", action="store_true", help="train first what models/ and figure 8 lack")
+    p.add_argument("--precision", choices=PRECISIONS, help="of training (default: what is faster here)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, measure, draw."""
+    p = parser()
+    args = p.parse_args(argv)
+    data, models = Path(args.data), Path(args.models)
+    training_only = args.parts[0] == "train"
+    names = args.parts[1:] if training_only else []
+    known: Sequence[str] = list(NETWORKS) if training_only else [*PARTS, "all"]
+    for word in names if training_only else args.parts:
+        if word not in known:
+            p.error(f"there is no {'network' if training_only else 'part'} {word!r}; there are {', '.join(known)}")
+    for folder in (*TRAINING_SETS, *SETS.values()):
+        if not (data / folder).is_dir():
+            raise DataError(f"{data / folder}: no such folder: --data is the folder of bsds500/ and live1/")
+    precision = args.precision or ("bfloat16" if cpu.fast_bfloat16() else "float32")
+    if training_only or args.train:
+        for name in names or NETWORKS:
+            train(NETWORKS[name], data, models, precision)
+    if training_only:
+        return 0
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    place = Place(data, models, output, ScoreBook(output / "scores.json"))
+    parts = PARTS if "all" in args.parts else args.parts
+    tables(place, [part for part in parts if part in TABLES])
+    for part, make in (("figure4", figure4), ("figure5", figure5), ("figure6", figure6), ("figure7", figure7)):
+        if part in parts:
+            make(place)
+    if "figure8" in parts:
+        figure8(place, args.train, precision)
+    if "speed" in parts:
+        speed(place)
+    write_page(place)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
