@@ -156,14 +156,14 @@ class _Parser:
                     continue
                 if word not in _LABELS:
                     raise self._error(f"a field or an enum expected, found {word}")
-                self._field(fields.field.add(label=_LABELS[word]), f"{file.package}.{name}")
+                self._field(fields.field.add(label=_LABELS[word]), _within(file.package, name))
             _replace(found.field, fields.field)
         else:
             raise self._error(f"extend {name}: there is no such message or enum")
 
     def _message(self, message: DescriptorProto, scope: str, depth: int = 0) -> None:
         message.name = self._next()
-        scope = f"{scope}.{message.name}"
+        scope = _within(scope, message.name)
         if depth > _MAX_DEPTH:
             raise self._error("messages are nested too deeply")
         self._expect("{")
@@ -235,14 +235,14 @@ class _Parser:
 
         def collect(scope: str, messages: list[DescriptorProto], enums: list[EnumDescriptorProto]) -> None:
             for enum in enums:
-                kinds[f"{scope}.{enum.name}"] = FieldDescriptorProto.TYPE_ENUM
+                kinds[_within(scope, enum.name)] = FieldDescriptorProto.TYPE_ENUM
             for message in messages:
-                if f"{scope}.{message.name}" in kinds:
-                    raise SchemaError(f"{scope}.{message.name} is defined twice: extend it")
-                kinds[f"{scope}.{message.name}"] = FieldDescriptorProto.TYPE_MESSAGE
-                named = (field for field in message.field if field.type_name[:1] not in ("", "."))
-                waiting.extend((f"{scope}.{message.name}", field) for field in named)
-                collect(f"{scope}.{message.name}", list(message.nested_type), list(message.enum_type))
+                name = _within(scope, message.name)
+                if name in kinds:
+                    raise SchemaError(f"{name} is defined twice: extend it")
+                kinds[name] = FieldDescriptorProto.TYPE_MESSAGE
+                waiting.extend((name, field) for field in message.field if field.type_name[:1] not in ("", "."))
+                collect(name, list(message.nested_type), list(message.enum_type))
 
         collect(file.package, list(file.message_type), list(file.enum_type))
         for scope, field in waiting:
@@ -288,6 +288,11 @@ def _tokenize(text: str) -> Iterator[_Token]:
             yield _Token(match["token"], line)
         line += match[0].count("\n")
         position = match.end()
+
+
+def _within(scope: str, name: str) -> str:
+    """The full name of what is defined in a scope; "" is that of a file without a package."""
+    return f"{scope}.{name}" if scope else name
 
 
 def _replace(have: Any, new: Any) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pycaffe_compat.errors import WeightsError
+from pycaffe_compat.memory import shown_bytes
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_DEPTH = 64  # of groups within groups
@@ -142,12 +143,3 @@ class HDF5Reader:
                 raise WeightsError(f"{where}: broken gzip: {error}") from None
             if length > chunk + _CHECKSUM:
                 raise WeightsError(f"{where} unpacks to more than it claims")
-
-
-def shown_bytes(size: int) -> str:
-    """A size as people read it: ``1.5 GiB``."""
-    amount, units = float(min(size, 2**100)), ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]
-    while amount >= 1024 and len(units) > 1:
-        amount /= 1024
-        units.pop(0)
-    return f"{amount:,.0f} {units[0]}" if units[0] == "bytes" else f"{amount:,.1f} {units[0]}"

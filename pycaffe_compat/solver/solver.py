@@ -594,7 +594,7 @@ def find_net(name: str, solver_path: str = "") -> str:
 
 def _reading_from(source: NetSource, path: str, phase: int) -> NetSource:
     """The net with its HDF5Data layers reading another list of databases."""
-    param = caffe_pb2.NetParameter()
+    param = type(source.param)()
     param.CopyFrom(source.param)
     layers = [layer for layer in param.layer if layer.type == "HDF5Data"]
     if not layers:
