@@ -9,7 +9,7 @@
 One schema for all cannot be: forks gave one number to different fields, so a binary file means something else in
 each. ``NAME.proto`` beside this file is what a fork adds. Which dialect a file is in is found by trial: the first
 of the above in which nothing of it is unknown, else the one in which the least is. A dialect may also be given
-(``dialect=``): one of these names, or a ``.proto`` (a whole schema, or an overlay: see ``compile``) or ``.desc``
+(``dialect=``): one of these names, or a ``.proto`` (a whole schema, or an overlay: see ``protofile``) or ``.desc``
 file of the user's.
 
 A net's message is of its dialect's class. Everything else looks fields up on it by name and knows of no dialects:
@@ -32,7 +32,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from pycaffe_compat.errors import PrototxtError
 from pycaffe_compat.naming import unknown
 from pycaffe_compat.proto import caffe_pb2
-from pycaffe_compat.proto.compile import SchemaError, read_schema
+from pycaffe_compat.proto.protofile import SchemaError, read_schema
 from pycaffe_compat.proto.schema import load_schema
 
 NAMES = ("bvlc", "ssd", "nvidia", "intel", "community")

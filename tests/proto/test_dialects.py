@@ -18,8 +18,8 @@ from pycaffe_compat.layers.base import REGISTRY, Layer, register
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.binary import blob_to_array
 from pycaffe_compat.proto.binary_net import parse_binary_net, read_binary_net
-from pycaffe_compat.proto.compile import HERE, read_schema
 from pycaffe_compat.proto.dialects import NAMES, Dialect, find_dialect, settings_of
+from pycaffe_compat.proto.protofile import HERE, read_schema
 from pycaffe_compat.proto.text import parse_message, parse_net, parse_solver, read_net
 from pycaffe_compat.weights import read_weights, write_weights
 
