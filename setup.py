@@ -54,6 +54,7 @@ PROGRAMS = {
     "reproduce_paper": "reproduce",
     "restore_jpeg": "restore",
     "train_net": "train_net",
+    "upgrade_net": "upgrade_net",
     "visualize_filters": "visualize_filters",
 }
 

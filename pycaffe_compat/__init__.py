@@ -21,6 +21,7 @@ from .graph import TEST, TRAIN, Graph
 from .layers.python import PythonLayer as Layer
 from .net import Net
 from .net_spec import NetSpec, params, to_proto
+from .proto.text import read_net
 from .pycaffe import (
     NCCL,
     AdaDeltaSolver,
@@ -104,14 +105,17 @@ def load(
     phase: int = TEST,
     level: int = 0,
     stages: Sequence[str] = (),
+    dialect: str | PathLike[str] | None = None,
 ) -> Graph:
     """A net with its weights as a ``torch.nn.Module``, in evaluation mode.
 
     Args:
         net: path of the prototxt.
         weights: path of a .caffemodel or .h5; without it the fillers' values stay.
+        dialect: whose Caffe the net is for ("bvlc", "ssd", "nvidia", "intel", "community", or a fork's .proto file);
+            None finds out.
     """
-    graph = Graph(net, phase, level, stages)
+    graph = Graph(read_net(net, dialect), phase, level, stages)
     if weights is not None:
         graph.load_weights(read_weights(weights), str(weights))
     return graph.eval()

@@ -249,7 +249,7 @@ def verify_onnx(model: Deployed, path: str | PathLike[str], inputs: Sequence[Seq
         ):
             continue
         for node in model.net.nodes:
-            node.layer.reset()  # the file knows of no earlier forward
+            node.layer.forget()  # the file knows of no earlier forward
         with torch.no_grad():
             expected = dict(zip(model.output_names, model(*(torch.from_numpy(a) for a in arrays)), strict=True))
         for name, got in zip(names, session.run(names, named), strict=True):

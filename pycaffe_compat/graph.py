@@ -15,6 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from os import PathLike
 from typing import Any
 
@@ -26,9 +27,12 @@ from .errors import CaffeError, NetError, WeightsError
 from .layers import lookup
 from .layers.base import Layer, as_tuple, shape_text
 from .layers.data import DataLayer
+from .memory import physical_memory, shown_bytes
 from .naming import did_you_mean
 from .proto import caffe_pb2
-from .proto.text import NetSource, read_net
+from .proto.source import NetSource
+from .proto.text import read_net
+from .proto.upgrade import upgrade_net
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
 
@@ -107,6 +111,7 @@ class Graph(nn.Module):
         self._owners: list[tuple[Node, int]] = []
         self._mults: list[tuple[float, float]] = []
         self._shared: dict[tuple[int, int], int] = {}
+        self._parameter_bytes = 0
         self._build(source)
         self._check_files()
         self.inputs = [top for node in self.nodes if node.type == "Input" for top in node.tops]
@@ -133,6 +138,7 @@ class Graph(nn.Module):
                 tops = node.layer.infer(*bottoms)
                 if len(tops) != len(node.tops):
                     raise NetError(f"computes {len(tops)} tops, the file names {len(node.tops)}")
+                self._check_size(node, tops)
                 node.layer.fill()
                 self._share(node, named)
             if node.tops[:1] == node.bottoms[:1] and node.bottoms:
@@ -182,6 +188,24 @@ class Graph(nn.Module):
         if downs and downs != len(node.bottoms):
             raise NetError(f"{downs} propagate_down for {len(node.bottoms)} bottoms: give one each, or none")
         return row.cls(node.param, self.phase)
+
+    def _check_size(self, node: Node, tops: Sequence[Tensor]) -> None:
+        """Refuses what cannot fit, before any of it is allocated."""
+        limit = physical_memory()
+        sizes = [(f'top "{n}"', tuple(t.shape), t.element_size()) for n, t in zip(node.tops, tops, strict=True)]
+        sizes += [(f"parameter {i}", tuple(blob.shape), 4) for i, blob in enumerate(node.layer.blobs)]
+        for what, shape, itemsize in sizes:
+            if prod(shape) * itemsize > limit:
+                raise NetError(
+                    f"{what} of shape {shape_text(shape)} takes {shown_bytes(prod(shape) * itemsize)} of memory, "
+                    f"there are {shown_bytes(limit)}"
+                )
+        self._parameter_bytes += sum(4 * blob.numel() for blob in node.layer.blobs)
+        if self._parameter_bytes > limit:
+            raise NetError(
+                f"the parameters up to this layer take {shown_bytes(self._parameter_bytes)} of memory, "
+                f"there are {shown_bytes(limit)}"
+            )
 
     def _share(self, node: Node, named: dict[str, int]) -> None:
         """Ties parameters of one name together: the first layer that names it owns it."""
@@ -392,7 +416,8 @@ class Graph(nn.Module):
     def load_weights(self, weights: Mapping[str, Sequence[np.ndarray]], source: str = "the weights") -> list[str]:
         """Copy weights into the layers of the same name; other layers keep theirs.
 
-        Old 4-d shapes with leading ones match right-aligned, as in Caffe.
+        Old 4-d shapes with leading ones match right-aligned, and of layers with one name the first is filled, as in
+        Caffe.
 
         Returns:
             Names of the layers that were filled.
@@ -404,9 +429,9 @@ class Graph(nn.Module):
         for p in self.learnable:
             owned[p.layer].add(id(p.parameter))
         todo: list[tuple[Tensor, np.ndarray]] = []
-        filled = []
+        filled: list[str] = []
         for node in self.nodes:
-            if node.name not in weights or not node.layer.blob_names:
+            if node.name not in weights or not node.layer.blob_names or node.name in filled:
                 continue
             given, mine = list(weights[node.name]), node.layer.blobs
             # HDF5 files hold a shared parameter once, with its owner: a sharer's place is empty, or missing at the end.
@@ -494,6 +519,8 @@ class _located:
             raise type(error)(f"{self.node.label}: {error}") from error
         if isinstance(error, (RuntimeError, ValueError, TypeError, MemoryError)):
             first = (str(error).splitlines() or [type(error).__name__])[0]
+            if "overflow" in first:
+                first = f"asks for more memory than there can be ({first})"
             raise NetError(f"{self.node.label}: cannot be built: {first}") from error
 
 
@@ -506,12 +533,14 @@ def as_source(net: Any) -> NetSource:
         return net
     if isinstance(net, (str, PathLike)):
         return read_net(net)
-    return NetSource(net, "", [0] * len(net.layer))
+    copy = type(net)()
+    copy.CopyFrom(net)
+    return upgrade_net(NetSource(copy))
 
 
 def merged_state(param: Any, phase: int | None, level: int, stages: Sequence[str]) -> Any:
     """The net's own state under the caller's: a phase given comes with its level, stages add up (Caffe's ``Net``)."""
-    state = caffe_pb2.NetState()
+    state = type(param.state)()
     state.CopyFrom(param.state)
     if phase is not None:
         state.phase = phase
@@ -529,7 +558,7 @@ def filter_net(source: NetSource, state: Any) -> NetSource:
     Raises:
         NetError: a layer has both include and exclude rules.
     """
-    param = caffe_pb2.NetParameter()
+    param = type(source.param)()
     param.CopyFrom(source.param)
     del param.layer[:]
     param.state.CopyFrom(state)
@@ -580,7 +609,7 @@ def insert_splits(source: NetSource) -> NetSource:
             if weight:
                 weighed[i, j] = weight
                 readers[i, j] += 1
-    param = caffe_pb2.NetParameter()
+    param = type(source.param)()
     param.CopyFrom(source.param)
     del param.layer[:]
     lines: list[int] = []

@@ -35,10 +35,10 @@ from pycaffe_compat.proto.binary import (
     header,
     not_a_message,
 )
+from pycaffe_compat.proto.hdf5 import SIGNATURE, open_hdf5
 
 Weights: TypeAlias = dict[str, list[npt.NDArray[np.float32]]]
 
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _LAYER, _V1_LAYERS = 100, 2  # NetParameter's fields
 _BLOBS = caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name["blobs"].number
 # where a layer's name and arrays are: (name, blobs) of LayerParameter, V1LayerParameter, V0LayerParameter
@@ -60,7 +60,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     size = file_size(path)
     try:
         with open(path, "rb") as file:
-            if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+            if file.read(len(SIGNATURE)) == SIGNATURE:
                 return _read_hdf5(path)
             check_size(path, size)
             # not closed by hand: an exception's traceback may still hold views of it
@@ -183,7 +183,7 @@ def _write_caffemodel(
     missing: list[str] = net_param.FindInitializationErrors()  # type: ignore[attr-defined]  # not in the stubs
     if missing:
         raise WeightsError(f"{os.fspath(path)}: {missing[0]} must be set")
-    frame = caffe_pb2.NetParameter()
+    frame = type(net_param)()
     frame.CopyFrom(net_param)
     frame.ClearField("layer")
     pieces: list[Piece] = [frame.SerializeToString()]
@@ -212,7 +212,7 @@ def _with_diffs(
 
 def _around_blobs(layer: caffe_pb2.LayerParameter) -> tuple[bytes, bytes]:
     """The bytes of a layer without arrays, cut where they belong: fields are written in order of number."""
-    before, after = caffe_pb2.LayerParameter(), caffe_pb2.LayerParameter()
+    before, after = type(layer)(), type(layer)()
     after.CopyFrom(layer)
     before.CopyFrom(layer)
     before.DiscardUnknownFields()  # they come last
@@ -230,29 +230,17 @@ def _around_blobs(layer: caffe_pb2.LayerParameter) -> tuple[bytes, bytes]:
 def _read_hdf5(path: str | os.PathLike[str]) -> Weights:
     shown = os.fspath(path)
     found: dict[str, dict[int, npt.NDArray[np.float32]]] = {}
-
-    def visit(name: str, item: h5py.HLObject) -> None:
-        layer, _, index = name.rpartition("/")
-        if not isinstance(item, h5py.Dataset):
-            return
-        if not layer or not (index.isascii() and index.isdigit()) or item.dtype.kind != "f":
-            raise WeightsError(f'{shown}: is HDF5 but not Caffe weights: "data/{name}" is no layer\'s array')
-        found.setdefault(layer, {})[int(index)] = np.asarray(item[()], dtype=np.float32)
-
-    try:
-        with h5py.File(path, "r") as file:
-            data = file.get("data")
-            if not isinstance(data, h5py.Group):
-                raise WeightsError(f"{shown}: is HDF5 but not Caffe weights: {_what_instead(file)}")
-            data.visititems(visit)
-    except WeightsError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:  # all occur
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"{shown}: broken or truncated HDF5: {reason}") from None
-    for layer, arrays in found.items():
-        if max(arrays) >= 1000:
-            raise WeightsError(f'{shown}: is HDF5 but not Caffe weights: "data/{layer}/{max(arrays)}"')
+    with open_hdf5(path) as reader:
+        data = reader.get(reader.root, "data")
+        if not isinstance(data, h5py.Group):
+            raise WeightsError(f"{shown}: is HDF5 but not Caffe weights: {_what_instead(reader.root)}")
+        for name, item in reader.walk(data):
+            layer, _, index = name.rpartition("/")
+            if not layer or not (index.isascii() and index.isdigit()) or item.dtype.kind != "f":
+                raise WeightsError(f'{shown}: is HDF5 but not Caffe weights: "data/{name}" is no layer\'s array')
+            if len(index) > 3:
+                raise WeightsError(f'{shown}: is HDF5 but not Caffe weights: "data/{name}"')
+            found.setdefault(layer, {})[int(index)] = reader.read(item)
     return {
         layer: [arrays.get(i, np.empty(0, np.float32)) for i in range(max(arrays) + 1)]
         for layer, arrays in found.items()
@@ -260,11 +248,12 @@ def _read_hdf5(path: str | os.PathLike[str]) -> Weights:
 
 
 def _what_instead(file: h5py.File) -> str:
-    if "history" in file:
+    names = sorted(file)
+    if "history" in names:
         return "it is a solver state"
-    if isinstance(file.get("data"), h5py.Dataset):
+    if "data" in names:
         return '"data" is a dataset, as in a training database'
-    return f'there is no group "data", only {", ".join(sorted(file)[:4]) or "nothing"}'
+    return f'there is no group "data", only {", ".join(names[:4]) or "nothing"}'
 
 
 def _write_hdf5(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import NetError
 from ..naming import unknown
+from ..proto.dialects import settings_of
 from . import fillers
 
 
@@ -103,7 +104,7 @@ class Layer(nn.Module):
         row = lookup(param.type)
         self.param = param
         self.phase = phase
-        self.settings: Any = getattr(param, row.param) if row.param else None
+        self.settings: Any = settings_of(param, row.param) if row.param else None
         self.inplace = False
         self.label = f'layer "{param.name}" ({param.type})'
         self.reads: list[str] = []
@@ -138,7 +139,7 @@ class Layer(nn.Module):
         with torch.no_grad():
             return as_tuple(torch.func.functional_call(self, meta, bottoms))
 
-    def reset(self) -> None:
+    def forget(self) -> None:
         """Forget what earlier forwards left behind (the state of LSTM and RNN)."""
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:

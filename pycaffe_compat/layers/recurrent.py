@@ -107,7 +107,7 @@ class Recurrent(Layer):
         """The state after a step and what it outputs, from the state before, the inputs' part and cont (1, B, 1)."""
         raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
 
-    def reset(self) -> None:
+    def forget(self) -> None:
         """Forget the state: the next forward begins at 0 whatever cont says."""
         for name in self.states:
             setattr(self, name, getattr(self, name).new_empty(0))

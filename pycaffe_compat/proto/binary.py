@@ -28,7 +28,12 @@ Piece: TypeAlias = bytes | memoryview
 MAX_MESSAGE = 2**31 - 1  # bytes; no protobuf runtime reads or writes more
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
-_DATA, _DIFF, _DOUBLE_DATA, _DOUBLE_DIFF, _SHAPE = 5, 6, 8, 9, 7  # BlobProto's fields
+MAX_AXES = 32  # of a blob, in Caffe
+
+_DATA, _DIFF, _SHAPE = 5, 6, 7  # BlobProto's fields
+# floats, doubles, and in NVIDIA's files bytes of the type that the fourth names
+_DATA_FIELDS, _DIFF_FIELDS = (_DATA, 8, 12, 10), (_DIFF, 9, 13, 11)
+_RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
 _LEGACY_SHAPE = (1, 2, 3, 4)  # num, channels, height, width
 
 
@@ -144,29 +149,54 @@ def blob_bytes_to_array(buffer: memoryview, start: int, end: int, *, diff: bool 
         WireError: the bytes are no BlobProto.
         WeightsError: the number of values is not what the shape says.
     """
-    floats: list[np.ndarray] = []
-    doubles: list[np.ndarray] = []
+    chunks: dict[str, list[np.ndarray]] = {"<f4": [], "<f8": []}
     shape: list[int] = []
     legacy: dict[int, int] = {}
-    wanted, wanted_double = (_DIFF, _DOUBLE_DIFF) if diff else (_DATA, _DOUBLE_DATA)
+    raw: tuple[int, int] | None = None
+    raw_type = 0
+    data, doubles, raw_data, raw_kind = _DIFF_FIELDS if diff else _DATA_FIELDS
     for number, wire_type, at, stop in fields(buffer, start, end):
-        if number == wanted and wire_type in (BYTES, FIXED32):
-            floats.append(_numbers(buffer, at, stop, "<f4"))
-        elif number == wanted_double and wire_type in (BYTES, FIXED64):
-            doubles.append(_numbers(buffer, at, stop, "<f8"))
+        if number in (data, doubles):
+            if wire_type != BYTES:  # each value on its own: protobuf packs them
+                return blob_bytes_to_array(packed := _packed(buffer[start:end]), 0, len(packed), diff=diff)
+            dtype = "<f4" if number == data else "<f8"
+            chunks[dtype].append(_numbers(buffer, at, stop, dtype))
         elif number == _SHAPE and wire_type == BYTES:
             shape += _dims(buffer[at:stop])
         elif number in _LEGACY_SHAPE and wire_type == VARINT:
             legacy[number] = read_varint(buffer, at, stop)[0]
+        elif number == raw_data and wire_type == BYTES:
+            raw = at, stop
+        elif number == raw_kind and wire_type == VARINT:
+            raw_type = read_varint(buffer, at, stop)[0]
+    values = chunks["<f8"] or chunks["<f4"]
+    if raw is not None:
+        if raw_type not in _RAW_TYPES:
+            raise WeightsError(f"a blob holds raw values of type {raw_type}: only double, float and half are read")
+        values = [_numbers(buffer, *raw, _RAW_TYPES[raw_type])]
     if legacy:
         shape = [legacy.get(number, 0) for number in _LEGACY_SHAPE]
-    chunks = doubles or floats
-    count = sum(chunk.size for chunk in chunks)
+    if len(shape) > MAX_AXES:
+        raise WeightsError(f"a blob has {len(shape)} axes: Caffe's have at most {MAX_AXES}")
+    count = sum(chunk.size for chunk in values)
     if any(not 0 <= dim < 2**31 for dim in shape) or prod(shape) != count:
         raise WeightsError(f"a blob of shape {_shown(shape)} holds {count} values")
-    out = np.empty(shape, np.float32)
-    np.concatenate(chunks or [np.empty(0, np.float32)], out=out.reshape(-1), casting="same_kind")
+    out = np.empty(count, np.float32)
+    with np.errstate(over="ignore"):  # a double that is no float becomes infinite
+        np.concatenate(values or [np.empty(0, np.float32)], out=out, casting="same_kind")
+    try:
+        out.shape = tuple(shape)
+    except ValueError:  # no values, and dimensions whose product numpy cannot hold
+        raise WeightsError(f"a blob of shape {_shown(shape)} is too large") from None
     return out
+
+
+def _packed(content: memoryview) -> memoryview:
+    """A serialised BlobProto with its numbers in one piece each."""
+    try:
+        return memoryview(caffe_pb2.BlobProto.FromString(bytes(content)).SerializeToString())
+    except DecodeError as error:
+        raise WireError(str(error)) from None
 
 
 def _numbers(buffer: memoryview, start: int, end: int, dtype: str) -> np.ndarray:
@@ -187,6 +217,8 @@ def _little_endian(array: npt.ArrayLike) -> np.ndarray:
 
 
 def _shown(shape: Sequence[int]) -> str:
+    if len(shape) > MAX_AXES:
+        return f"{len(shape)} axes"
     return "x".join(map(str, shape)) if shape else "() (one number)"
 
 

@@ -7,33 +7,7 @@ everywhere.
 """
 
 from pathlib import Path
-from typing import Any
 
-from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from pycaffe_compat.proto.schema import load_schema
 
-
-def _load(path: Path) -> dict[str, Any]:
-    """The public names of the schema: message classes, enum wrappers and enum values."""
-    pool = descriptor_pool.DescriptorPool()
-    names: dict[str, Any] = {}
-    for file in FileDescriptorSet.FromString(path.read_bytes()).file:
-        pool.AddSerializedFile(file.SerializeToString())
-        descriptor = pool.FindFileByName(file.name)
-        names["DESCRIPTOR"] = descriptor
-        if hasattr(message_factory, "GetMessageClass"):
-            make_class = message_factory.GetMessageClass
-        else:  # protobuf before 4.22
-            make_class = message_factory.MessageFactory(pool).GetPrototype
-        for name, message in descriptor.message_types_by_name.items():
-            names[name] = make_class(message)
-            # what protoc's classes have, and what lets a message be pickled
-            names[name].__module__ = __name__
-        for name, enum in descriptor.enum_types_by_name.items():
-            names[name] = EnumTypeWrapper(enum)
-            names.update((value.name, value.number) for value in enum.values)
-    return names
-
-
-globals().update(_load(Path(__file__).with_name("caffe.desc")))
+globals().update(load_schema(Path(__file__).with_name("caffe.desc").read_bytes(), __name__))

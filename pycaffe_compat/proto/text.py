@@ -4,149 +4,120 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from pycaffe_compat.errors import NetError, PrototxtError, SolverError
-from pycaffe_compat.naming import did_you_mean
-from pycaffe_compat.proto import caffe_pb2
+from pycaffe_compat.errors import PrototxtError
+from pycaffe_compat.proto.dialects import NAMES, Dialect, candidates
 from pycaffe_compat.proto.sniff import describe_content
+from pycaffe_compat.proto.source import NetSource
+from pycaffe_compat.proto.textformat import TOKEN, Entry, Problem, TextError, fill, parse_entries
+from pycaffe_compat.proto.upgrade import upgrade_net, upgrade_solver
+
+__all__ = [
+    "NetSource",
+    "format_message",
+    "parse_message",
+    "parse_net",
+    "parse_solver",
+    "read_net",
+    "read_solver",
+    "read_text",
+]
 
 _M = TypeVar("_M", bound=Message)
 
-_OLD_FORMAT = "`layers` is Caffe's format of before 2014: upgrade the file first (upgrade_net_proto_text)"
+
+# ---------------------------------------------------------------------------------------- networks and solvers
 
 
-@dataclass
-class NetSource:
-    """A network as it was read, and where its layers stand.
+def read_net(path: str | os.PathLike[str], dialect: str | os.PathLike[str] | Dialect | None = None) -> NetSource:
+    """Reads a network's prototxt of any age and dialect, and brings it to the present format.
 
-    Attributes:
-        param: the network; legacy inputs are already an Input layer.
-        path: the file, or "" when it came from memory.
-        lines: the line of each ``param.layer``, counted from 1; 0 where there is none (the Input layer made
-            of legacy inputs, a network built in Python).
-    """
-
-    param: caffe_pb2.NetParameter
-    path: str = ""
-    lines: list[int] = field(default_factory=list)
-
-    def where(self, index: int) -> str:
-        """``prototxt/l8.prototxt:41`` for ``param.layer[index]``; the path alone when the line is unknown."""
-        line = self.lines[index] if 0 <= index < len(self.lines) else 0
-        return f"{self.path or '<text>'}:{line}" if line else self.path
-
-
-# --------------------------------------------------------------------------------------------------- networks
-
-
-def read_net(path: str | os.PathLike[str]) -> NetSource:
-    """Reads a network's prototxt.
+    Args:
+        path: the file.
+        dialect: whose schema it is written for, see ``dialects``; None finds out.
 
     Raises:
         PrototxtError: the file cannot be read or does not parse; ``path:line:column: message``. NetError: it
-        parses but is written in the format of before 2014 (``layers``), or its inputs have no shape.
+        parses but cannot be upgraded.
     """
-    return parse_net(read_text(path), os.fspath(path))
+    return parse_net(read_text(path), os.fspath(path), dialect)
 
 
-def parse_net(text: str, path: str = "") -> NetSource:
+def parse_net(text: str, path: str = "", dialect: str | os.PathLike[str] | Dialect | None = None) -> NetSource:
     """Reads a network from text; ``path`` is for messages.  Raises as ``read_net`` does."""
-    param = caffe_pb2.NetParameter()
-    parse_message(text, param, path)
-    lines = _block_lines(text, ("layer", "layers"))
-    if param.layers:
-        where = _at(path, lines["layers"][0] if lines["layers"] else 0)
-        if param.layer:
-            raise NetError(f"{where}: the net has both `layer` and `layers`, two formats: use `layer`")
-        raise NetError(f"{where}: {_OLD_FORMAT}")
-    source = NetSource(param, path, lines["layer"])
-    if len(source.lines) != len(param.layer):  # a line is a help, a wrong line would not be
-        source.lines = [0] * len(param.layer)
-    if upgrade_net(param, path):
-        source.lines.insert(0, 0)
-    return source
+    entries = _entries(text, path)
+    param = _in_best_dialect(entries, "NetParameter", path, dialect)
+    name = "layers" if param.layers else "layer"
+    lines = [entry.line for entry in entries if entry.name == name]
+    return upgrade_net(NetSource(param, path, lines))
 
 
-def upgrade_net(param: caffe_pb2.NetParameter, path: str = "") -> bool:
-    """Brings a network written for an older Caffe to the present form, in place, as Caffe does on reading.
-
-    ``input`` with ``input_shape`` or ``input_dim`` becomes one Input layer called "input" in front of the
-    others; a BatchNorm layer's three ``param`` get lr_mult 0 and decay_mult 0 (its statistics are not
-    trained).
+def read_solver(path: str | os.PathLike[str], dialect: str | os.PathLike[str] | Dialect | None = None) -> Any:
+    """Reads a solver's prototxt; the old ``solver_type`` becomes ``type``.
 
     Returns:
-        True if a layer was put in front.
-
-    Raises:
-        NetError: inputs and their shapes do not go together.
-    """
-    for layer in param.layer:
-        if layer.type == "BatchNorm" and len(layer.param) == 3:
-            for spec in layer.param:
-                spec.lr_mult = spec.decay_mult = 0
-    inputs, shapes, dims = list(param.input), list(param.input_shape), list(param.input_dim)
-    if not (inputs or shapes or dims):
-        return False
-    prefix = f"{path}: " if path else ""
-    enough = len(shapes) in (1, len(inputs)) if shapes else len(dims) == 4 * len(inputs)
-    if not inputs or not enough:
-        given = f"{len(shapes)} `input_shape`" if shapes else f"{len(dims)} `input_dim`"
-        raise NetError(
-            f"{prefix}{len(inputs)} `input` but {given}: give each input an input_shape, or four input_dim"
-        )
-    layer = caffe_pb2.LayerParameter(name="input", type="Input", top=inputs)
-    if shapes:
-        layer.input_param.shape.extend(shapes)
-    else:
-        for start in range(0, len(dims), 4):
-            layer.input_param.shape.add(dim=dims[start : start + 4])
-    others = list(param.layer)
-    del param.layer[:]
-    param.layer.append(layer)
-    param.layer.extend(others)
-    for name in ("input", "input_shape", "input_dim"):
-        param.ClearField(name)
-    return True
-
-
-# ---------------------------------------------------------------------------------------------------- solvers
-
-_SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")  # in the order of the enum
-
-
-def read_solver(path: str | os.PathLike[str]) -> caffe_pb2.SolverParameter:
-    """Reads a solver's prototxt; the old ``solver_type`` becomes ``type``.
+        a SolverParameter, of the dialect's class.
 
     Raises:
         PrototxtError: the file cannot be read or does not parse; ``path:line:column: message``.
         SolverError: both ``type`` and ``solver_type`` are set.
-        NetError: a network inside it is in an old format.
+        NetError: a network inside it cannot be upgraded.
     """
-    return parse_solver(read_text(path), os.fspath(path))
+    return parse_solver(read_text(path), os.fspath(path), dialect)
 
 
-def parse_solver(text: str, path: str = "") -> caffe_pb2.SolverParameter:
+def parse_solver(text: str, path: str = "", dialect: str | os.PathLike[str] | Dialect | None = None) -> Any:
     """Reads a solver from text; ``path`` is for messages.  Raises as ``read_solver`` does."""
-    param = caffe_pb2.SolverParameter()
-    parse_message(text, param, path)
-    if param.HasField("solver_type"):
-        if param.HasField("type"):
-            raise SolverError(f"{path or '<text>'}: both `type` and `solver_type` are set: keep `type`")
-        param.type = _SOLVER_TYPES[param.solver_type]
-        param.ClearField("solver_type")
-    nets: list[caffe_pb2.NetParameter] = [*param.test_net_param]
-    nets += [getattr(param, name) for name in ("net_param", "train_net_param") if param.HasField(name)]
-    for net in nets:
-        if net.layers:
-            raise NetError(f"{path or '<text>'}: {_OLD_FORMAT}")
-        upgrade_net(net, path)
+    param = _in_best_dialect(_entries(text, path), "SolverParameter", path, dialect)
+    upgrade_solver(param, path)
     return param
+
+
+def _entries(text: str, path: str) -> list[Entry]:
+    try:
+        return parse_entries(text)
+    except TextError as error:
+        raise PrototxtError(f"{path or '<text>'}:{error.line}:{error.column}: {_one_line(error)}") from None
+
+
+def _in_best_dialect(
+    entries: Sequence[Entry], name: str, path: str, dialect: str | os.PathLike[str] | Dialect | None
+) -> Any:
+    """The message of the first dialect that knows all of the text.
+
+    Raises:
+        PrototxtError: none does; tells what the one that knows most of it does not.
+    """
+    least: list[Problem] | None = None
+    for candidate in candidates(dialect):
+        message = candidate[name]()
+        problems = fill(message, entries)
+        if not problems:
+            return message
+        if least is None or len(problems) < len(least):
+            least = problems
+    assert least
+    raise PrototxtError(_told(least, path, all_tried=dialect is None))
+
+
+def _told(problems: Sequence[Problem], path: str, all_tried: bool) -> str:
+    """The first problem with its place, and where the others are."""
+    first, *others = problems
+    text = f"{path or '<text>'}:{first.line}:{first.column}: {_one_line(str(first).split(': ', 1)[1])}"
+    settings = first.unknown.endswith("_param") and "did you mean" not in first.text
+    if all_tried and settings:
+        text += f", nor has a fork's schema ({', '.join(NAMES[1:])}): give the fork's own, dialect=FILE.proto"
+    if others:
+        more = [f'"{p.unknown}" in line {p.line}' if p.unknown else f"line {p.line}" for p in others[:4]]
+        more += ["..."] if len(others) > 4 else []
+        text += f"; {len(others)} more of the kind: {', '.join(more)}"
+    return text
 
 
 # ------------------------------------------------------------------------------------------- text of any kind
@@ -177,18 +148,29 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise PrototxtError(f"{shown}: is a directory, not a prototxt") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         raise PrototxtError(f"{shown}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    kind = describe_content(content)
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        kind = describe_content(content)
-        if kind == "text":
-            line = content.count(b"\n", 0, error.start) + 1
-            byte = content[error.start]
-            raise PrototxtError(f"{shown}:{line}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8") from None
-        raise PrototxtError(f"{shown}: is not a prototxt but looks like {kind}") from None
+    except UnicodeDecodeError:
+        if kind not in ("text", "binary data") or re.search(rb"[\0-\x08\x0e-\x1f\x7f]", content):
+            raise PrototxtError(f"{shown}: is not a prototxt but looks like {kind}") from None
+        text = _decode_comments(content, shown)
     if "\0" in text:
-        raise PrototxtError(f"{shown}: is not a prototxt but looks like {describe_content(content)}")
+        raise PrototxtError(f"{shown}: is not a prototxt but looks like {kind}")
     return text
+
+
+def _decode_comments(content: bytes, shown: str) -> str:
+    """Text whose comments are in some other code than UTF-8: there it does not matter."""
+    text = content.decode("utf-8-sig", "surrogateescape")
+    strange = re.compile("[\udc80-\udcff]")
+    for match in TOKEN.finditer(text):
+        found = strange.search(match[0]) if match.lastgroup != "skip" else None
+        if found:
+            line = text.count("\n", 0, match.start()) + 1
+            byte = ord(found[0]) - 0xDC00
+            raise PrototxtError(f"{shown}:{line}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8")
+    return strange.sub("\ufffd", text)
 
 
 def parse_message(text: str, message: _M, path: str = "") -> _M:
@@ -197,107 +179,13 @@ def parse_message(text: str, message: _M, path: str = "") -> _M:
     Raises:
         PrototxtError: ``path:line:column: message``, with the nearest field's name for a misspelt one.
     """
-    shown = path or "<text>"
-    try:
-        text_format.Parse(text, message)
-    except text_format.ParseError as error:
-        raise PrototxtError(_parse_error(error, text, message.DESCRIPTOR, shown)) from None
-    except RecursionError:
-        raise PrototxtError(f"{shown}: messages are nested too deeply") from None
-    except (UnicodeError, ValueError) as error:  # such as a string whose escapes are not UTF-8
-        raise PrototxtError(f"{shown}: {_one_line(error)}") from None
-    missing: list[str] = message.FindInitializationErrors()  # type: ignore[attr-defined]  # not in the stubs
-    if missing:
-        layer = re.match(r"layer\[(\d+)\]", missing[0])
-        lines = _block_lines(text, ("layer",))["layer"] if layer else []
-        where = _at(path, lines[int(layer[1])] if layer and int(layer[1]) < len(lines) else 0)
-        raise PrototxtError(f"{where}: {missing[0]} must be set")
+    problems = fill(message, _entries(text, path))
+    if problems:
+        raise PrototxtError(_told(problems, path, all_tried=False))
     return message
-
-
-def _parse_error(error: text_format.ParseError, source: str, descriptor: Any, shown: str) -> str:
-    """The one line for an error of text_format, with its position in front and a hint where one is near."""
-    match = re.match(r"(\d+):(\d+) : (.*)", str(error), re.DOTALL)
-    if match is None:
-        return f"{shown}: {_one_line(error)}"
-    line, column, text = match.groups()
-    quoted = f"'{source.split(chr(10))[int(line) - 1]}': "  # text_format repeats the whole line
-    text = text.removeprefix(quoted)
-    repeated = re.search(r'Message type "([\w.]+)" should not have multiple "(\w+)" fields', text)
-    if repeated:
-        text = f'{repeated[1].removeprefix("caffe.")} has the field "{repeated[2]}" twice'
-    unknown = re.search(r'Message type "([\w.]+)" has no field named "(\w+)"', text)
-    if unknown:
-        names = _field_names(descriptor, unknown[1])
-        text = f'{unknown[1].removeprefix("caffe.")} has no field "{unknown[2]}"{did_you_mean(unknown[2], names)}'
-    value = re.search(r'Enum type "([\w.]+)" has no value named "?(\w+)"?', text)
-    if value:
-        names = _enum_values(descriptor, value[1])
-        hint = did_you_mean(value[2], names) or (f": use one of {', '.join(names)}" if names else "")
-        text = f'{value[1].removeprefix("caffe.")} has no value "{value[2]}"{hint}'
-    return f"{shown}:{line}:{column}: {_one_line(text)}"
-
-
-def _field_names(descriptor: Any, full_name: str) -> list[str]:
-    message = descriptor.file.message_types_by_name.get(full_name.rsplit(".", 1)[-1])
-    return [field.name for field in message.fields] if message else []
-
-
-def _enum_values(descriptor: Any, full_name: str) -> list[str]:
-    package, *path = full_name.split(".")
-    holder = descriptor.file if len(path) == 1 else descriptor.file.message_types_by_name.get(path[0])
-    enum = holder.enum_types_by_name.get(path[-1]) if holder else None
-    return [value.name for value in enum.values] if enum else []
 
 
 def _one_line(error: object) -> str:
     """At most 200 printable characters."""
     text = "".join(char if char.isprintable() else "?" for char in " ".join(str(error)[:10_000].split()))
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-def _at(path: str, line: int) -> str:
-    return f"{path or '<text>'}:{line}" if line else path or "<text>"
-
-
-# -------------------------------------------------------------------------------------------- lines of blocks
-
-_SCAN = re.compile(
-    r"""(?P<skip>\s+|\#[^\n]*|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
-    r"""|(?P<open>[{<\[])|(?P<close>[}>\]])|(?P<name>[A-Za-z_]\w*)|(?P<other>.)""",
-    re.DOTALL,
-)
-
-
-def _block_lines(text: str, names: tuple[str, ...]) -> dict[str, list[int]]:
-    """The lines (from 1) on which the top-level blocks ``name { }`` of each name begin, in order.
-
-    The text is known to parse; this looks only at what decides the nesting: comments, strings, brackets. The
-    list form ``name: [{ }, { }]`` counts one a block.
-    """
-    found: dict[str, list[int]] = {name: [] for name in names}
-    depth, listed, last, last_line = 0, "", "", 0
-    line = 1
-    for match in _SCAN.finditer(text):
-        kind, token = match.lastgroup, match[0]
-        if kind == "skip":
-            line += token.count("\n")
-        elif kind == "open":
-            if depth == 0 and last in found:
-                if token == "[":
-                    listed = last
-                else:
-                    found[last].append(last_line)
-            elif depth == 1 and listed:
-                found[listed].append(line)
-            depth += 1
-            last = ""
-        elif kind == "close":
-            depth -= 1
-            listed = listed if depth else ""
-            last = ""
-        elif kind == "name":
-            last, last_line = token, line
-        elif token != ":":
-            last = ""
-    return found

@@ -24,12 +24,11 @@ import numpy as np
 
 from ..errors import WeightsError
 from ..proto import caffe_pb2
-from ..proto.binary import array_to_blob, blob_to_array, read_message
+from ..proto.binary import BYTES, array_to_blob, blob_to_array, fields, header, read_message
+from ..proto.hdf5 import SIGNATURE, open_hdf5
 
 _RESUME_FIELD = 5000
-_RESUME_KEY = (_RESUME_FIELD << 3) | 2  # length-delimited
 _RESUME_DATASET = "pycaffe_compat_resume"
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass
@@ -87,7 +86,7 @@ def write_state(path: str, state: State) -> None:
     message.history.extend(array_to_blob(array) for array in state.history)
     body = resume.encode()
     with open(path, "wb") as file:
-        file.write(message.SerializeToString() + _varint(_RESUME_KEY) + _varint(len(body)) + body)
+        file.write(message.SerializeToString() + header(_RESUME_FIELD, len(body)) + body)
 
 
 def read_state(path: str) -> State:
@@ -97,25 +96,26 @@ def read_state(path: str) -> State:
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(len(_HDF5_SIGNATURE))
-            content = b"" if head == _HDF5_SIGNATURE else head + file.read()
+            head = file.read(len(SIGNATURE))
+            content = b"" if head == SIGNATURE else head + file.read()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
-    if head == _HDF5_SIGNATURE:
+    if head == SIGNATURE:
         return _read_hdf5(path)
     message = read_message(path, caffe_pb2.SolverState)
     if not message.HasField("iter"):
         raise WeightsError(f"{path}: is not a .solverstate: it holds no iteration")
     try:
         history = [blob_to_array(blob) for blob in message.history]
-    except ValueError as error:
-        raise WeightsError(f"{path}: history: {error}") from error
+        resume = _find_resume(content)
+    except (ValueError, WeightsError) as error:
+        raise WeightsError(f"{path}: is damaged: {error}") from error
     return State(
         message.iter,
         message.learned_net,
         history,
         message.current_step,
-        _parse_resume(path, _find_resume(content)),
+        _parse_resume(path, resume),
     )
 
 
@@ -124,7 +124,7 @@ def _parse_resume(path: str, text: bytes | str) -> dict[str, Any]:
         return {}
     try:
         resume = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: is damaged: what resumes the data does not parse: {error}") from error
     return resume if isinstance(resume, dict) else {}
 
@@ -132,45 +132,15 @@ def _parse_resume(path: str, text: bytes | str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- protobuf form
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def _find_resume(content: bytes) -> bytes:
-    """Our extra field of a serialised SolverState that is known to parse; b"" when it has none.
+    """Our extra field of a serialised SolverState; b"" when it has none.  Raises WireError.
 
     By hand, because protobuf's access to unknown fields changes with its major versions.
     """
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = content[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-
-    while position < len(content):
-        key = varint()
-        kind = key & 7
-        if kind == 2:
-            length = varint()
-            if key == _RESUME_KEY:
-                return content[position : position + length]
-            position += length
-        elif kind == 0:
-            varint()
-        else:  # 64 or 32 bits; groups do not exist here
-            position += 8 if kind == 1 else 4
+    buffer = memoryview(content)
+    for number, wire_type, at, stop in fields(buffer, 0, len(buffer)):
+        if number == _RESUME_FIELD and wire_type == BYTES:
+            return bytes(buffer[at:stop])
     return b""
 
 
@@ -198,35 +168,39 @@ def _write_text(file: h5py.File, name: str, text: str) -> None:
     dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(text.encode(), dtype=kind.dtype), kind)
 
 
-def _read_text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _read_hdf5(path: str) -> State:
-    try:
-        with h5py.File(path, "r") as file:
-            if "iter" not in file:
-                raise WeightsError(f"{path}: is not a .solverstate: it holds no iteration")
-            groups = file["history"] if "history" in file else {}
-            history = [np.asarray(groups[str(i)], np.float32) for i in range(len(groups))]
-            # Scalar or array of one: releases of Caffe differ.
-            numbers = {
-                name: int(np.ravel(file[name][()])[0]) for name in ("iter", "current_step") if name in file
-            }
-            texts = {
-                name: _read_text(file[name][()]) for name in ("learned_net", _RESUME_DATASET) if name in file
-            }
-    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
-        raise WeightsError(
-            f"{path}: is not a readable .solverstate: {' '.join(str(error).split())}"
-        ) from error
-    return State(
-        numbers["iter"],
-        texts.get("learned_net", ""),
-        history,
-        numbers.get("current_step", 0),
-        _parse_resume(path, texts.get(_RESUME_DATASET, "")),
-    )
+    with open_hdf5(path) as reader:
+
+        def dataset(name: str) -> h5py.Dataset | None:
+            item = reader.get(reader.root, name)
+            return item if isinstance(item, h5py.Dataset) else None
+
+        def number(name: str) -> int:
+            item = dataset(name)
+            if item is None:
+                return 0
+            reader.check(item)
+            return int(np.ravel(item[()])[0])  # scalar or array of one: releases of Caffe differ
+
+        def text(name: str) -> str:
+            item = dataset(name)
+            if item is None:
+                return ""
+            reader.check(item)
+            value = item[()]
+            return value.decode() if isinstance(value, bytes) else str(value)
+
+        if dataset("iter") is None:
+            raise WeightsError(f"{path}: is not a .solverstate: it holds no iteration")
+        history = reader.get(reader.root, "history")
+        arrays = dict(reader.walk(history)) if isinstance(history, h5py.Group) else {}
+        return State(
+            number("iter"),
+            text("learned_net"),
+            [reader.read(arrays[str(i)]) for i in range(len(arrays))],
+            number("current_step"),
+            _parse_resume(path, text(_RESUME_DATASET)),
+        )
 
 
 def fit_history(

@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from google.protobuf.message import Message
 from torch import Tensor
 
 from .. import log, resources
 from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
-from ..graph import Graph, share_parameters
+from ..graph import Graph, as_source, share_parameters
 from ..proto import caffe_pb2
 from ..proto.text import NetSource, format_message, read_net, read_solver
 from ..weights import read_weights, write_weights
@@ -32,7 +33,7 @@ from .update_rules import make_rule
 
 PRECISIONS = ("float32", "bfloat16")
 
-SolverLike = str | os.PathLike[str] | caffe_pb2.SolverParameter
+SolverLike = str | os.PathLike[str] | Message
 
 
 class Solver:
@@ -74,7 +75,7 @@ class Solver:
         max_iter: int | None = None,
         sources: Mapping[int, str] | None = None,
     ) -> None:
-        self.path = path if isinstance(param, caffe_pb2.SolverParameter) else os.fspath(param)
+        self.path = path if isinstance(param, Message) else os.fspath(param)
         self.where = self.path or "solver"
         self.param = self._settings(param, level, stages, max_iter)
         if precision not in PRECISIONS:
@@ -114,8 +115,9 @@ class Solver:
     # ----------------------------------------------------------------------------------------------- settings
 
     def _settings(self, given: SolverLike, level: int, stages: Sequence[str], max_iter: int | None) -> Any:
-        param = caffe_pb2.SolverParameter()
-        param.CopyFrom(given if isinstance(given, caffe_pb2.SolverParameter) else read_solver(given))
+        read = given if isinstance(given, Message) else read_solver(given)
+        param: Any = type(read)()
+        param.CopyFrom(read)
         if max_iter is not None:
             param.max_iter = max_iter
         if self.type is not None:
@@ -186,7 +188,7 @@ class Solver:
     def _source(self, net: Any, what: str) -> NetSource:
         if not isinstance(net, str):
             log.info(f"Creating {what}", "solver.cpp:102")
-            return NetSource(net, "", [0] * len(net.layer))
+            return as_source(net)
         log.info(f"Creating {what}: {net}", "solver.cpp:102")
         return read_net(find_net(net, self.path))
 
@@ -575,7 +577,7 @@ def find_net(name: str, solver_path: str = "") -> str:
 
 def _reading_from(source: NetSource, path: str, phase: int) -> NetSource:
     """The net with its HDF5Data layers reading another list of databases."""
-    param = caffe_pb2.NetParameter()
+    param = type(source.param)()
     param.CopyFrom(source.param)
     layers = [layer for layer in param.layer if layer.type == "HDF5Data"]
     if not layers:

@@ -126,7 +126,7 @@ def test_the_state_goes_on_to_the_next_forward_where_cont_says_so(kind: str) -> 
     x, cont = torch.randn(6, 2, 5), torch.ones(6, 2)
     whole = graph(x, cont)["y"]
     layer = graph.nodes[-1].layer
-    layer.reset()
+    layer.forget()
     first = graph(x[:2], cont[:2])["y"]
     rest = graph(x[2:], cont[2:])["y"]
     torch.testing.assert_close(torch.cat([first, rest]), whole)
@@ -135,5 +135,5 @@ def test_the_state_goes_on_to_the_next_forward_where_cont_says_so(kind: str) -> 
     begin[0] = 0
     torch.testing.assert_close(graph(x, begin)["y"], whole)  # 0: what went before does not count
     assert not torch.allclose(graph(x, cont)["y"], whole)
-    layer.reset()
+    layer.forget()
     torch.testing.assert_close(graph(x, cont)["y"], whole)

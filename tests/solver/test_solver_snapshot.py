@@ -320,7 +320,7 @@ def test_state_of_another_solver_type_or_net(solver_file: SolverFile, workdir: P
         (None, "cannot be read"),
         (b"", "x.solverstate"),
         (b"name: 'text'", "x.solverstate"),
-        (b"\x89HDF\r\n\x1a\n broken", "is not a readable .solverstate"),
+        (b"\x89HDF\r\n\x1a\n broken", "x.solverstate: broken or truncated HDF5"),
     ],
 )
 def test_broken_states(content: bytes | None, message: str, solver_file: SolverFile) -> None:

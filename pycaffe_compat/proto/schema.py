@@ -1,0 +1,39 @@
+"""Descriptor sets -> message classes, each set in a descriptor pool of its own.
+
+Field numbers and message names of Caffe's forks collide, and other packages bring a ``caffe_pb2`` of their own:
+apart, any number of schemas live in one process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
+
+def load_schema(content: bytes, module: str) -> dict[str, Any]:
+    """The public names of a schema: message classes, enum wrappers and enum values, and ``DESCRIPTOR``.
+
+    Args:
+        content: a serialised FileDescriptorSet; of several files the last one's names are given.
+        module: the module where the classes can be found, for pickle.
+
+    Raises:
+        DecodeError, TypeError: it is no descriptor set, or contradicts itself.
+    """
+    pool = descriptor_pool.DescriptorPool()
+    names: dict[str, Any] = {}
+    for file in FileDescriptorSet.FromString(content).file:
+        pool.AddSerializedFile(file.SerializeToString())
+        descriptor = pool.FindFileByName(file.name)
+        names["DESCRIPTOR"] = descriptor
+        for name, message in descriptor.message_types_by_name.items():
+            names[name] = message_factory.GetMessageClass(message)
+            # what protoc's classes have, and what lets a message be pickled
+            names[name].__module__ = module
+        for name, enum in descriptor.enum_types_by_name.items():
+            names[name] = EnumTypeWrapper(enum)
+            names.update((value.name, value.number) for value in enum.values)
+    return names
