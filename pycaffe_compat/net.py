@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import log
+from . import inplace, log
 from .blob import Blob, ParameterBlob
 from .errors import CaffeError, NetError
 from .graph import Graph, Node, share_parameters
@@ -369,6 +369,13 @@ class Net:
         if node.name not in self._tape:  # backward without forward: from what the blobs hold, as in Caffe
             self._compute(node)
         bottoms, tops = self._tape[node.name]
+        rule = inplace.RULES.get(node.type) if node.bottoms[:1] == node.tops[:1] else None
+        if rule is not None:
+            if bottoms[0].requires_grad:
+                blob = self.blobs[node.tops[0]]
+                with torch.no_grad():
+                    blob.store_diff(rule(node.layer, bottoms[0], blob.data_tensor, blob.diff_tensor))
+            return
         wanted = [(name, b) for name, b in zip(node.bottoms, bottoms, strict=True) if b.requires_grad]
         owners = {id(o): o for _, o, _ in node.views}
         parameters = [p for p in node.layer.parameters() if p.requires_grad and id(p) not in owners]

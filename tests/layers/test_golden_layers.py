@@ -26,22 +26,8 @@ PLACES = [
 GOLDEN = next(place for place in PLACES if (place / "layers").is_dir())
 TYPES = set(caffe.layer_type_list())
 
-IN_PLACE = "layers of one in-place chain: the original's backward reads the blob as the last of them left it"
-POWER = "in-place Power of power 1: the original's gradient is the squared scale, whatever comes from above"
 STATE = "the original ignores the gradients of the state's tops, and gives none to the state's bottoms"
 OTHER_GRADIENTS = {
-    "bnll_inplace_d": IN_PLACE,
-    "clip_inplace_d": IN_PLACE,
-    "relu_inplace_negslope_lt0_d": IN_PLACE,
-    "struct_inplace_relu_then_scale_d": IN_PLACE,
-    "struct_inplace_sigmoid_then_scale_d": IN_PLACE,
-    "power_inplace_lin_d": POWER,
-    "state_in_file_d": POWER,
-    "state_train_d": POWER,
-    "state_test_d": POWER,
-    "state_deploy_d": POWER,
-    "state_deploy_a_l2_d": POWER,
-    "state_train_x_b_l3_d": POWER,
     "lstm_expose_seedall_d": STATE,
     "rnn_expose_seedall_d": STATE,
 }
@@ -58,12 +44,8 @@ def cases() -> list[Any]:
     return [
         pytest.param(row, id=stem)
         for stem, row in rows.items()
-        if set(row["layer_types"]) <= TYPES and not stem.startswith(("v0_", "v1_")) and stem not in NOT_YET
+        if set(row["layer_types"]) <= TYPES and not stem.startswith(("v0_", "v1_"))
     ]
-
-
-# The pycaffe face does not do these yet: parameter blobs of Python layers, diffs of a parameter shared in another shape.
-NOT_YET = {"python_loss_d", "share_permissive_d"}
 
 
 def close(got: np.ndarray, want: np.ndarray, tolerance: tuple[float, float] | list[float], what: str) -> None:
