@@ -44,6 +44,8 @@ def opencv() -> str:
 # that other packages use too (restore(8) of dump, say): those name their object, as draw_net does.
 PROGRAMS = {
     "benchmark_nets": "benchmark",
+    "compute_image_mean": "compute_image_mean",
+    "convert_imageset": "convert_imageset",
     "convert_to_onnx": "convert_to_onnx",
     "draw_net": "draw_net",
     "eval_net": "eval_net",
@@ -93,6 +95,7 @@ setup(
     # SVG files equal to the byte); requirements.lock holds those of today.
     install_requires=[
         "h5py>=3.11",
+        "lmdb>=3.0",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "onnx>=1.17",

@@ -8,19 +8,22 @@ graph = pycaffe_compat.load("deploy.prototxt", "weights.caffemodel")     # the s
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from os import PathLike
 
-import torch
-
+from . import io, layers, log, proto
+from .alias import install_as_caffe
+from .blob import Blob
+from .classifier import Classifier
+from .detector import Detector
 from .errors import CaffeError, DataError, NetError, PrototxtError, SolverError, WeightsError
 from .graph import TEST, TRAIN, Graph
-from .layers import REGISTRY
 from .layers.python import PythonLayer as Layer
-from .net import Blob, Net
+from .net import Net
+from .net_spec import NetSpec, params, to_proto
 from .proto.text import read_net
-from .solver import (
+from .pycaffe import (
+    NCCL,
     AdaDeltaSolver,
     AdaGradSolver,
     AdamSolver,
@@ -28,12 +31,26 @@ from .solver import (
     RMSPropSolver,
     SGDSolver,
     Solver,
+    Timer,
     get_solver,
+    has_nccl,
+    init_log,
+    layer_type_list,
+    set_device,
+    set_mode_cpu,
+    set_mode_gpu,
+    set_multiprocess,
+    set_random_seed,
+    set_solver_count,
+    set_solver_rank,
+    solver_count,
+    solver_rank,
 )
 from .version import __version__
 from .weights import read_weights
 
 __all__ = [
+    "NCCL",
     "TEST",
     "TRAIN",
     "AdaDeltaSolver",
@@ -41,25 +58,44 @@ __all__ = [
     "AdamSolver",
     "Blob",
     "CaffeError",
+    "Classifier",
     "DataError",
+    "Detector",
     "Graph",
     "Layer",
     "Net",
     "NetError",
+    "NetSpec",
     "NesterovSolver",
     "PrototxtError",
     "RMSPropSolver",
     "SGDSolver",
     "Solver",
     "SolverError",
+    "Timer",
     "WeightsError",
     "__version__",
     "get_solver",
+    "has_nccl",
+    "init_log",
     "install_as_caffe",
+    "io",
     "layer_type_list",
+    "layers",
     "load",
+    "log",
+    "params",
+    "proto",
+    "set_device",
     "set_mode_cpu",
+    "set_mode_gpu",
+    "set_multiprocess",
     "set_random_seed",
+    "set_solver_count",
+    "set_solver_rank",
+    "solver_count",
+    "solver_rank",
+    "to_proto",
 ]
 
 
@@ -83,22 +119,3 @@ def load(
     if weights is not None:
         graph.load_weights(read_weights(weights), str(weights))
     return graph.eval()
-
-
-def layer_type_list() -> list[str]:
-    """The layer types that can be built."""
-    return sorted(REGISTRY)
-
-
-def set_mode_cpu() -> None:
-    """Nets are built on the CPU: nothing to switch."""
-
-
-def set_random_seed(seed: int) -> None:
-    """Seed the generator that fillers and shuffling draw from."""
-    torch.manual_seed(seed)
-
-
-def install_as_caffe() -> None:
-    """Let ``import caffe`` find this package, for scripts and Python layers that say so."""
-    sys.modules.setdefault("caffe", sys.modules[__name__])

@@ -797,6 +797,35 @@ def to_dot(diagram: Diagram, rankdir: str = "TB") -> str:
 # ---- pycaffe's functions
 
 
+class PydotGraph:
+    """A net's picture behind the few methods of pydot's graphs that scripts call; there is no pydot beneath."""
+
+    def __init__(self, diagram: Diagram, rankdir: str) -> None:
+        self._diagram, self._rankdir = diagram, rankdir
+
+    def create(self, format: str = "png") -> bytes:
+        """The picture as bytes: png, svg, pdf, or dot for graphviz' language."""
+        suffix = suffix_of(f"net.{format}", PICTURE_SUFFIXES + DOT_SUFFIXES)
+        if suffix in DOT_SUFFIXES:
+            return to_dot(self._diagram, self._rankdir).encode()
+        buffer = io.BytesIO()
+        draw_diagram(self._diagram, self._rankdir).savefig(buffer, format=suffix[1:], dpi=150)
+        return buffer.getvalue()
+
+    def to_string(self) -> str:
+        """The graph in graphviz' language."""
+        return to_dot(self._diagram, self._rankdir)
+
+    def write(self, path: str | os.PathLike[str], format: str = "dot") -> None:
+        """Write what ``create(format)`` gives to a file."""
+        with atomic_write(path) as temporary:
+            Path(temporary).write_bytes(self.create(format))
+
+    def write_png(self, path: str | os.PathLike[str]) -> None:
+        """Write a PNG."""
+        self.write(path, "png")
+
+
 def _diagram_for(caffe_net: Any, phase: int | None, level: int = 0, stages: Iterable[str] = ()) -> Diagram:
     if phase is not None:
         state = merged_state(caffe_net, phase, level, tuple(stages))
@@ -807,20 +836,28 @@ def _diagram_for(caffe_net: Any, phase: int | None, level: int = 0, stages: Iter
     return build_diagram(caffe_net)
 
 
+def get_pydot_graph(
+    caffe_net: Any,
+    rankdir: str = "LR",
+    label_edges: bool = True,
+    phase: int | None = None,
+    display_lrm: bool = False,
+) -> PydotGraph:
+    """A NetParameter as a graph to write or to draw. phase: None takes all layers.
+
+    label_edges and display_lrm are taken for pycaffe's sake: arrows bear the blobs' names here, boxes the settings.
+    """
+    return PydotGraph(_diagram_for(caffe_net, phase), rankdir)
+
+
 def draw_net(
-    caffe_net: Any, rankdir: str = "LR", ext: str = "png", phase: int | None = None, verbose: bool = False
+    caffe_net: Any, rankdir: str = "LR", ext: str = "png", phase: int | None = None, display_lrm: bool = False
 ) -> bytes:
     """The picture of a NetParameter as bytes. ext: png, svg, pdf or dot; phase: None draws all layers.
 
-    verbose is taken for pycaffe's sake: what it adds there is in every box here.
+    display_lrm is taken for pycaffe's sake.
     """
-    diagram = _diagram_for(caffe_net, phase)
-    suffix = suffix_of(f"net.{ext}", PICTURE_SUFFIXES + DOT_SUFFIXES)
-    if suffix in DOT_SUFFIXES:
-        return to_dot(diagram, rankdir).encode()
-    buffer = io.BytesIO()
-    draw_diagram(diagram, rankdir).savefig(buffer, format=suffix[1:], dpi=150)
-    return buffer.getvalue()
+    return get_pydot_graph(caffe_net, rankdir, phase=phase).create(ext)
 
 
 def draw_net_to_file(
@@ -828,7 +865,7 @@ def draw_net_to_file(
     filename: str | os.PathLike[str],
     rankdir: str = "LR",
     phase: int | None = None,
-    verbose: bool = False,
+    display_lrm: bool = False,
     *,
     level: int = 0,
     stages: Iterable[str] = (),
@@ -838,7 +875,7 @@ def draw_net_to_file(
     """Draw a NetParameter to a file: .png, .svg, .pdf, or .dot / .gv for graphviz' language.
 
     phase, level, stages: draw the net as Caffe would build it for that state; phase None: every layer of the
-    file, each with its rule. rankdir: TB, BT, LR or RL. verbose is taken for pycaffe's sake.
+    file, each with its rule. rankdir: TB, BT, LR or RL. display_lrm is taken for pycaffe's sake.
     Errors: CaffeError for another suffix or an empty net; OSError when the place can't be written.
     """
     suffix = suffix_of(filename, PICTURE_SUFFIXES + DOT_SUFFIXES)

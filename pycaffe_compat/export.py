@@ -88,25 +88,29 @@ def export_onnx(model: Deployed, path: str | PathLike[str], metadata: Mapping[st
         metadata: added to the model's metadata, beside the net's name and this library's version.
 
     Raises:
-        NetError: PyTorch's exporter cannot express the net.
+        NetError: a layer has no form in ONNX, or PyTorch's exporter cannot express the net.
     """
+    for layer in (node.layer for node in model.net.nodes):
+        if layer.no_onnx:
+            raise NetError(f"{layer.label}: has no form in ONNX: {layer.no_onnx}")
     model = model.eval()
     examples = tuple(torch.zeros(shape) for shape in _example_shapes(model))
-    # AUTO: dynamic unless some layer needs the size to be what it is (InnerProduct behind a convolution).
-    axes = tuple(dict.fromkeys((0, 2, 3) if e.ndim == 4 else (0,), Dim.AUTO) for e in examples)
+    # AUTO: dynamic unless some layer needs the size to be what it is.
+    dynamic = (0, 2, 3) if _takes_other_sizes(model) else (0,)
+    axes = tuple(dict.fromkeys(dynamic if e.ndim == 4 else range(min(1, e.ndim)), Dim.AUTO) for e in examples)
     # Names that the exporter cannot have given to a value of its own: the blobs' names take their places below.
     inputs = {f"input blob {i}": name for i, name in enumerate(model.input_names)}
     outputs = {f"output blob {i}": name for i, name in enumerate(model.output_names)}
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing that a user could change
+            # Captured here: torch.onnx's own way leaves sizes open that a layer has fixed.
+            captured = torch.export.export(model, examples, dynamic_shapes=(axes,), strict=False)
             program = torch.onnx.export(
-                model,
-                examples,
+                captured,
                 dynamo=True,
                 verbose=False,
                 optimize=True,
-                dynamic_shapes=(axes,),
                 input_names=list(inputs),
                 output_names=list(outputs),
             )
@@ -136,13 +140,26 @@ def export_onnx(model: Deployed, path: str | PathLike[str], metadata: Mapping[st
 
 
 def _example_shapes(model: Deployed) -> list[tuple[int, ...]]:
-    """Shapes to trace with: the net's own, but a batch of at least 2 (1 would be taken as constant)."""
-    shapes = []
+    """Shapes to trace with: the net's own, but a batch of 2 for a batch of 1, which would be taken as constant."""
+    shapes = [model.net.shapes[name] for name in model.input_names]
+    return [(2, *shape[1:]) for shape in shapes] if all(shape[:1] == (1,) for shape in shapes) else shapes
+
+
+def _takes_other_sizes(model: Deployed) -> bool:
+    """Whether images of another height and width go through the net (not where an InnerProduct follows its maps)."""
+    blobs: dict[str, Tensor] = {}
     for name in model.input_names:
-        shape = list(model.net.shapes[name])
-        shape[0] = max(2, shape[0])
-        shapes.append(tuple(shape))
-    return shapes
+        shape = model.net.shapes[name]
+        if len(shape) == 4:
+            shape = (*shape[:2], 2 * shape[2] + 7, 2 * shape[3] + 5)
+        blobs[name] = torch.empty(shape, device="meta")
+    try:
+        for node in model.net.nodes:
+            if node.type != "Input":
+                blobs.update(zip(node.tops, node.layer.infer(*(blobs[name] for name in node.bottoms)), strict=True))
+    except (RuntimeError, ValueError):  # what PyTorch raises where shapes do not fit
+        return False
+    return True
 
 
 def _name_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
@@ -165,6 +182,10 @@ def _name_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 def _name_sizes(graph: onnx.GraphProto) -> None:
     """Calls the dynamic sizes batch, height and width, where the exporter numbers its symbols."""
+    for value in (*graph.input, *graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param.isdigit():  # a size that a layer has fixed
+                size.dim_value = int(size.dim_param)
     names: dict[str, str] = {}
     for value in graph.input:
         for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "channels", "height", "width"), strict=False):
@@ -199,7 +220,7 @@ def test_inputs(model: Deployed, seed: int = 0) -> list[tuple[np.ndarray, ...]]:
         for batch, extra_h, extra_w in ((1, 0, 0), (3, 7, 2), (2, 0, 31)):
             sets.append([(batch, s[1], s[2] + extra_h, s[3] + extra_w) for s in own])
     else:
-        sets.append([(1, *s[1:]) for s in own])
+        sets.append([(1, *s[1:]) if s else s for s in own])
     return [tuple((random.random(s) * 255).astype(np.float32) for s in shapes) for shapes in sets]
 
 
@@ -227,6 +248,8 @@ def verify_onnx(model: Deployed, path: str | PathLike[str], inputs: Sequence[Seq
             isinstance(d, int) and d != n for k, a in named.items() for d, n in zip(declared[k], a.shape, strict=True)
         ):
             continue
+        for node in model.net.nodes:
+            node.layer.forget()  # the file knows of no earlier forward
         with torch.no_grad():
             expected = dict(zip(model.output_names, model(*(torch.from_numpy(a) for a in arrays)), strict=True))
         for name, got in zip(names, session.run(names, named), strict=True):

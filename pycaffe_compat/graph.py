@@ -11,6 +11,7 @@ device, shared parameters are tied, and last it is decided where gradients go (C
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,6 +113,7 @@ class Graph(nn.Module):
         self._shared: dict[tuple[int, int], int] = {}
         self._parameter_bytes = 0
         self._build(source)
+        self._check_files()
         self.inputs = [top for node in self.nodes if node.type == "Input" for top in node.tops]
         unread: set[str] = set()
         for node in self.nodes:
@@ -257,6 +259,15 @@ class Graph(nn.Module):
                 )
             setattr(owner_spec, name, value)
         self._mults[owner_id] = (owner_spec.lr_mult, owner_spec.decay_mult)
+
+    def _check_files(self) -> None:
+        """No layer may write over what the net is made from."""
+        read = {os.path.realpath(path): node for node in self.nodes for path in node.layer.reads}
+        for node in self.nodes:
+            for path in map(os.path.realpath, node.layer.writes):
+                if path in read or (self.path and path == os.path.realpath(self.path)):
+                    what = f'layer "{read[path].name}" reads it' if path in read else "it is the net itself"
+                    raise NetError(f"{node.label}: would overwrite {path}: {what}")
 
     def _plan_backward(self) -> None:
         """Which layers and bottoms take part in backward: Caffe's two passes and its force_backward."""
@@ -448,6 +459,35 @@ class Graph(nn.Module):
         return f"{self.name!r}, inputs={self.inputs}, outputs={self.outputs}"
 
 
+def share_parameters(owner: Graph, user: Graph) -> None:
+    """Let the layers of ``user`` use the very parameters of the layers of the same names in ``owner``.
+
+    Raises:
+        NetError: such a layer has another number or other shapes of parameters.
+    """
+    sources = {node.name: node for node in owner.nodes}
+    for node in user.nodes:
+        source = sources.get(node.name)
+        if source is None or not node.layer.blob_names:
+            continue
+        if [b.shape for b in source.layer.blobs] != [b.shape for b in node.layer.blobs]:
+            raise NetError(
+                f"{node.label}: its parameters have other shapes than those it is to share, of {source.label}"
+            )
+        views = {attribute: (blob, shape) for attribute, blob, shape in source.views}
+        node.views = []
+        for mine, theirs in zip(node.layer.blob_names, source.layer.blob_names, strict=True):
+            node.layer.__dict__.pop(mine, None)
+            if theirs in views:
+                node.layer._parameters.pop(mine, None)
+                node.views.append((mine, *views[theirs]))
+                node.layer.__dict__[mine] = views[theirs][0].view(views[theirs][1])
+            else:
+                blob = getattr(source.layer, theirs)
+                if isinstance(blob, nn.Parameter):
+                    node.layer.register_parameter(mine, blob)
+
+
 def _same_shape(mine: tuple[int, ...], given: tuple[int, ...]) -> bool:
     if mine == given:
         return True
@@ -473,7 +513,7 @@ class _located:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, CaffeError) and str(error).startswith(self.node.label):
+        if any(text.startswith(self.node.label) for text in (str(error), *getattr(error, "__notes__", ()))):
             return
         if isinstance(error, CaffeError):
             raise type(error)(f"{self.node.label}: {error}") from error

@@ -7,7 +7,9 @@ lines. Newer glog puts the year into the prefix, which Caffe's parser cannot rea
 The tag is that of the line of the original program that prints the same: scripts in the wild look for it.
 
 Lines go to stderr, and to a file as well while :func:`to_file` is open. ``GLOG_minloglevel`` (0 info, 1
-warning, 2 error) silences lines as it does with Caffe.
+warning, 2 error) silences lines as it does with Caffe; :func:`set_level` is stronger.
+
+pycaffe has a function of this module's name, so the module can be called: ``caffe.log("text")`` logs a line.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import os
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
@@ -23,6 +26,7 @@ _SEVERITIES = "IWE"
 _files: list[TextIO] = []
 _lock = threading.RLock()
 _consoles: list[Callable[[str], object]] = []
+_level: int | None = None
 
 
 def number(value: float) -> str:
@@ -40,7 +44,7 @@ def line(message: str, tag: str, severity: str = "I", now: float | None = None) 
 
 def _write(severity: str, message: str, tag: str) -> None:
     try:
-        least = int(os.environ.get("GLOG_minloglevel", "0"))
+        least = int(os.environ.get("GLOG_minloglevel", "0")) if _level is None else _level
     except ValueError:
         least = 0
     if _SEVERITIES.index(severity) < least:
@@ -57,6 +61,12 @@ def _write(severity: str, message: str, tag: str) -> None:
         for file in _files:
             file.write(text)
             file.flush()
+
+
+def set_level(level: int | None) -> None:
+    """The least severity that is written: 0 info, 1 warning, 2 error, 3 nothing; None: GLOG_minloglevel's."""
+    global _level
+    _level = level
 
 
 def info(message: str, tag: str) -> None:
@@ -103,3 +113,11 @@ def console(write: Callable[[str], object]) -> Iterator[None]:
     finally:
         with _lock:
             _consoles.remove(write)
+
+
+class _CallableModule(types.ModuleType):
+    def __call__(self, message: str) -> None:
+        info(message, "_caffe.cpp:73")
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,96 +1,60 @@
-"""pycaffe's ``Net`` and ``Blob`` over a graph: layer by layer, every blob's data and diff at hand.
+"""pycaffe's ``Net`` over a graph: layer by layer, every blob's data and diff at hand.
 
-The graph computes; this module keeps what a Caffe user looks at between the steps. ``blob.data`` and ``blob.diff`` are
-live, writable float32 arrays that stay the same memory from call to call.
+The graph computes; this module keeps what a Caffe user looks at between the steps (see ``blob``), and gives the steps:
+any range of layers forward or backward, from what the blobs hold.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from os import PathLike
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import NetError
-from .graph import Graph, Node
-from .layers.base import as_tuple
+from . import inplace, log
+from .blob import Blob, ParameterBlob
+from .errors import CaffeError, NetError
+from .graph import Graph, Node, share_parameters
+from .layers.base import as_tuple, shape_text
+from .layers.python import Python
 from .weights import read_weights, write_weights
 
+Callback = Callable[[int], object]
+"""Called with a layer's number."""
 
-class Blob:
-    """A blob: ``data`` and ``diff`` as float32 numpy arrays of one shape.
 
-    A parameter's blob views the parameter itself: writing into it changes the graph.
+class NetLayer:
+    """A layer as ``net.layers`` shows it. (For a Python layer the user's own object stands there.)
+
+    Attributes:
+        type: as in the net file.
+        blobs: its parameters, those of ``net.params``.
     """
 
-    def __init__(self, shape: Sequence[int] = (), parameter: Tensor | None = None) -> None:
-        self._parameter = parameter
-        self._data = torch.zeros(tuple(shape)) if parameter is None else parameter.detach()
-        self._diff: Tensor | None = None
-
-    @property
-    def data(self) -> np.ndarray:
-        """The values, writable."""
-        return self._data.numpy()
-
-    @property
-    def diff(self) -> np.ndarray:
-        """The gradients, writable; zeros until something is written."""
-        return self.diff_tensor.numpy()
-
-    @property
-    def diff_tensor(self) -> Tensor:
-        if self._parameter is not None:
-            if self._parameter.grad is None:
-                self._parameter.grad = torch.zeros_like(self._parameter)
-            return self._parameter.grad
-        if self._diff is None or self._diff.shape != self._data.shape:
-            self._diff = torch.zeros_like(self._data)
-        return self._diff
-
-    def store(self, value: Tensor) -> None:
-        """Take over new values: into the same memory while the shape stays."""
-        if self._data.shape != value.shape:
-            self._data = torch.empty(value.shape)
-        self._data.copy_(value.detach())
-
-    def reshape(self, *shape: int) -> None:
-        """Change the shape; the values are undefined afterwards, as in Caffe."""
-        if tuple(self._data.shape) != shape:
-            self._data = torch.zeros(shape)
-            self._diff = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self._data.shape)
-
-    @property
-    def count(self) -> int:
-        return self._data.numel()
-
-    def _legacy(self, axis: int) -> int:
-        if self._data.ndim > 4:
-            raise NetError(f"a blob of {self._data.ndim} dimensions has no num, channels, height and width: use shape")
-        return self._data.shape[axis] if axis < self._data.ndim else 1
-
-    num = property(lambda self: self._legacy(0))
-    channels = property(lambda self: self._legacy(1))
-    height = property(lambda self: self._legacy(2))
-    width = property(lambda self: self._legacy(3))
+    def __init__(self, kind: str, blobs: list[ParameterBlob]) -> None:
+        self.type, self.blobs = kind, blobs
 
 
 class Net:
     """pycaffe's net: ``Net(network_file, phase, level=0, stages=None, weights=None)``, or the older
     ``Net(network_file, weights, phase)``.
 
+    Args:
+        network_file: path of the prototxt, or a Graph.
+        phase: TRAIN or TEST; without it, what the file's ``state`` says, else TEST.
+        level, stages: they choose among ``include``/``exclude`` rules.
+        weights: path of a .caffemodel or .h5.
+
     Attributes:
         graph: the ``torch.nn.Module`` beneath.
         blobs: every blob by name, Split copies too, in the order of their making.
         params: each layer's parameter blobs by its name.
+        layers: every layer, with ``type`` and ``blobs``.
     """
 
     def __init__(
@@ -100,28 +64,45 @@ class Net:
         phase: int | None = None,
         level: int = 0,
         stages: Sequence[str] | None = None,
-        weights: str | None = None,
+        weights: str | PathLike[str] | None = None,
     ) -> None:
-        if args and isinstance(args[0], (str, PathLike)):  # the older order: file, weights, phase
+        if args and isinstance(args[0], (str, PathLike)):
             weights, *args = args  # type: ignore[assignment]
-        for name, value in zip(("phase", "level", "stages", "weights"), args, strict=False):
-            phase = value if name == "phase" else phase
-            level = value if name == "level" else level
-            stages = value if name == "stages" else stages
-            weights = value if name == "weights" else weights
+            log.warning(
+                f"Net(file, weights, phase) is the old order: write Net('{network_file}', "
+                f"{args[0] if args else 'phase'}, weights='{fspath(weights)}')",
+                "_caffe.cpp:174",
+            )
+        if len(args) > 4:
+            raise TypeError(f"Net takes a file, phase, level, stages and weights: {len(args) + 1} arguments are given")
+        given = dict(zip(("phase", "level", "stages", "weights"), args, strict=False))
+        phase, level = given.get("phase", phase), given.get("level", level)
+        stages, weights = given.get("stages", stages), given.get("weights", weights)
         graph = network_file if isinstance(network_file, Graph) else Graph(network_file, phase, level, stages or ())
         self.graph = graph
+        losses = graph.loss_weights
         self.blobs: OrderedDict[str, Blob] = OrderedDict()
         for node in graph.nodes:
             for top in node.tops:
-                self.blobs.setdefault(top, Blob(graph.shapes[top]))
-        self.params: OrderedDict[str, list[Blob]] = OrderedDict(
-            (name, [Blob(parameter=p) for p in blobs]) for name, blobs in graph.params.items()
+                self.blobs.setdefault(top, Blob(graph.shapes[top], losses.get(top, 0.0)))
+        self.layers: list[Any] = [_shown(node) for node in graph.nodes]
+        self.params: OrderedDict[str, list[ParameterBlob]] = OrderedDict(
+            (node.name, layer.blobs) for node, layer in zip(graph.nodes, self.layers, strict=True) if len(layer.blobs)
         )
-        for name, weight in graph.loss_weights.items():
-            self.blobs[name].diff[...] = weight
         self._tape: dict[str, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
         self._rewritten = {t for node in graph.nodes for t in node.tops if t in node.bottoms}
+        self._before_forward: list[Callback] = []
+        self._after_forward: list[Callback] = []
+        self._before_backward: list[Callback] = []
+        self._after_backward: list[Callback] = []
+        self._written_once: dict[str, set[int]] = {}
+        for node in graph.nodes:
+            if node.type == "DummyData":
+                # Caffe fills these when the net is built, and constants never again: what a script writes there stays.
+                self._forward_node(node)
+                fillers = node.param.dummy_data_param.data_filler
+                constant = [not fillers or fillers[k % len(fillers)].type == "constant" for k in range(len(node.tops))]
+                self._written_once[node.name] = {k for k, once in enumerate(constant) if once}
         if weights is not None:
             self.copy_from(weights)
 
@@ -133,19 +114,17 @@ class Net:
 
     @property
     def inputs(self) -> list[str]:
+        """The blobs that the caller fills: tops of Input layers."""
         return self.graph.inputs
 
     @property
     def outputs(self) -> list[str]:
+        """The blobs that no layer reads, in alphabetical order."""
         return self.graph.outputs
 
     @property
-    def layers(self) -> list[Any]:
-        return [node.layer for node in self.graph.nodes]
-
-    @property
     def layer_dict(self) -> OrderedDict[str, Any]:
-        return OrderedDict((node.name, node.layer) for node in self.graph.nodes)
+        return OrderedDict(zip(self._layer_names, self.layers, strict=True))
 
     @property
     def top_names(self) -> OrderedDict[str, list[str]]:
@@ -157,8 +136,9 @@ class Net:
 
     @property
     def blob_loss_weights(self) -> OrderedDict[str, float]:
-        weights = self.graph.loss_weights
-        return OrderedDict((name, weights.get(name, 0.0)) for name in self.blobs)
+        return OrderedDict(zip(self.blobs, self._blob_loss_weights, strict=True))
+
+    # What pycaffe's own wrapper is made of; scripts use it too.
 
     @property
     def _layer_names(self) -> list[str]:
@@ -167,6 +147,33 @@ class Net:
     @property
     def _blob_names(self) -> list[str]:
         return list(self.blobs)
+
+    @property
+    def _blobs(self) -> list[Blob]:
+        return list(self.blobs.values())
+
+    @property
+    def _blob_loss_weights(self) -> list[float]:
+        weights = self.graph.loss_weights
+        return [weights.get(name, 0.0) for name in self.blobs]
+
+    @property
+    def _inputs(self) -> list[int]:
+        return self._ids(self.inputs)
+
+    @property
+    def _outputs(self) -> list[int]:
+        return self._ids(self.outputs)
+
+    def _top_ids(self, layer: int) -> list[int]:
+        return self._ids(self.graph.nodes[layer].tops)
+
+    def _bottom_ids(self, layer: int) -> list[int]:
+        return self._ids(self.graph.nodes[layer].bottoms)
+
+    def _ids(self, names: Sequence[str]) -> list[int]:
+        order = list(self.blobs)
+        return [order.index(name) for name in names]
 
     # --------------------------------------------------------------------------------------------- forward, backward
 
@@ -194,14 +201,9 @@ class Net:
             if set(inputs) != set(self.inputs):
                 raise NetError(f"input blobs are {self.inputs}, {sorted(inputs)} are given")
             for name, value in inputs.items():
-                if np.shape(value)[:1] != self.blobs[name].shape[:1]:
-                    raise NetError(
-                        f'input "{name}" has batch size {np.shape(value)[:1]}, the net {self.blobs[name].shape[:1]}'
-                    )
-                self.blobs[name].data[...] = value
-        for node in self.graph.nodes[first : last + 1]:
-            self._forward_node(node)
-        return {name: self.blobs[name].data for name in dict.fromkeys(names + list(blobs or ()))}
+                self._write("input", name, self.blobs[name].data, value)
+        self._forward(first, last)
+        return {name: self._blob(name).data for name in dict.fromkeys(names + list(blobs or ()))}
 
     def backward(
         self,
@@ -213,20 +215,88 @@ class Net:
         """Run backward from layer ``start`` down to ``end``, both included; parameter gradients add up over calls.
 
         Args:
-            diffs: names of blobs whose diff to return beside the inputs'.
-            outputs: top gradients to start from, written into the blobs' diff.
+            diffs: names of blobs whose diff to return beside the inputs' (with ``end``: that layer's bottoms').
+            outputs: top gradients to start from, written into the blobs' diff; without them those that are there
+                (a loss's weight).
         """
         first = self._index(start) if start is not None else len(self.graph.nodes) - 1
         last = self._index(end) if end is not None else 0
         names = list(self.graph.nodes[last].bottoms) if end is not None else list(self.inputs)
         for name, value in outputs.items():
-            if name not in self.blobs:
-                raise NetError(f'"{name}" is no blob of net "{self.name}"')
-            self.blobs[name].diff[...] = value
-        for node in reversed(self.graph.nodes[last : first + 1]):
-            if node.need_backward:
-                self._backward_node(node)
-        return {name: self.blobs[name].diff for name in dict.fromkeys(names + list(diffs or ()))}
+            self._write("diff of", name, self._blob(name).diff, value)
+        self._backward(first, last)
+        return {name: self._blob(name).diff for name in dict.fromkeys(names + list(diffs or ()))}
+
+    def forward_all(self, blobs: Sequence[str] | None = None, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """``forward`` over any number of rows, in batches of the net's size; the last is filled up with zeros."""
+        outputs, _ = self._in_batches(blobs, None, inputs, {}, backward=False)
+        return outputs
+
+    def forward_backward_all(
+        self,
+        blobs: Sequence[str] | None = None,
+        diffs: Sequence[str] | None = None,
+        **arrays: np.ndarray,
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """``forward`` and ``backward`` over any number of rows: all outputs, and all inputs' diffs.
+
+        Args:
+            arrays: input blobs by name, and output blobs' gradients by name.
+        """
+        forward = {name: arrays[name] for name in self.inputs if name in arrays}
+        backward = {name: arrays[name] for name in self.outputs if name in arrays}
+        strange = sorted(set(arrays) - set(forward) - set(backward))
+        if strange:
+            raise NetError(f'"{strange[0]}" is neither an input {self.inputs} nor an output {self.outputs} of the net')
+        return self._in_batches(blobs, diffs, forward, backward, backward=True)
+
+    def _in_batches(
+        self,
+        blobs: Sequence[str] | None,
+        diffs: Sequence[str] | None,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Mapping[str, np.ndarray],
+        backward: bool,
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        rows = {len(array) for array in (*inputs.values(), *outputs.values())}
+        if len(rows) != 1:
+            raise NetError(f"arrays of one length are needed, these have {sorted(rows) or 'none'}")
+        (count,) = rows
+        all_outputs: dict[str, list[np.ndarray]] = {}
+        all_diffs: dict[str, list[np.ndarray]] = {}
+        nothing: dict[str, np.ndarray] = {}
+        for into, out in zip_longest(self._batch(inputs), self._batch(outputs), fillvalue=nothing):
+            for name, array in self.forward(blobs, None, None, **into).items():
+                all_outputs.setdefault(name, []).extend(array.copy())
+            if backward:
+                for name, array in self.backward(diffs, None, None, **out).items():
+                    all_diffs.setdefault(name, []).extend(array.copy())
+        # Cutting all of them to the rows that came in; the original forgets some where outputs and inputs differ in
+        # number.
+        cut = [{name: np.asarray(rows)[:count] for name, rows in each.items()} for each in (all_outputs, all_diffs)]
+        return cut[0], cut[1]
+
+    def _batch(self, arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays in batches of the net's size (its first blob's), the last one filled up with zeros."""
+        if not arrays:
+            return
+        size = next(iter(self.blobs.values())).shape[0]
+        for start in range(0, len(next(iter(arrays.values()))), size):
+            parts = {name: np.asarray(array[start : start + size]) for name, array in arrays.items()}
+            yield {
+                name: np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
+                for name, part in parts.items()
+            }
+
+    def _write(self, what: str, name: str, memory: np.ndarray, value: np.ndarray) -> None:
+        if np.shape(value)[:1] != memory.shape[:1]:
+            raise NetError(f'{what} "{name}" has batch size {np.shape(value)[:1]}, the net {memory.shape[:1]}')
+        memory[...] = value
+
+    def _blob(self, name: str) -> Blob:
+        if name not in self.blobs:
+            raise NetError(f'"{name}" is no blob of net "{self.name}"')
+        return self.blobs[name]
 
     def _index(self, layer: str) -> int:
         for i, node in enumerate(self.graph.nodes):
@@ -234,29 +304,78 @@ class Net:
                 return i
         raise NetError(f'net "{self.name}" has no layer "{layer}"')
 
+    def _forward(self, start: int, end: int) -> float:
+        """Run layers number ``start`` to ``end``; what they add to the loss."""
+        loss = 0.0
+        for i in range(start, end + 1):
+            node = self.graph.nodes[i]
+            for call in self._before_forward:
+                call(i)
+            self._forward_node(node)
+            for top, weight in zip(node.tops, node.loss_weights, strict=True):
+                if weight:
+                    loss += weight * float(self.blobs[top].data_tensor.float().sum())
+            for call in self._after_forward:
+                call(i)
+        return loss
+
+    def _backward(self, start: int, end: int) -> None:
+        """Run layers number ``start`` down to ``end`` backward."""
+        for i in range(start, end - 1, -1):
+            node = self.graph.nodes[i]
+            for call in self._before_backward:
+                call(i)
+            if node.need_backward:
+                self._backward_node(node)
+            for call in self._after_backward:
+                call(i)
+
     def _forward_node(self, node: Node) -> None:
         if node.type == "Input":
             return
+        kept = self._written_once.get(node.name, ())
+        for k, (name, top) in enumerate(zip(node.tops, self._compute(node), strict=True)):
+            if k not in kept:
+                self.blobs[name].store_data(top)
+
+    def _compute(self, node: Node) -> tuple[Tensor, ...]:
+        """A layer's tops from what its bottoms hold; remembered for backward."""
         bottoms = []
         for name, down in zip(node.bottoms, node.propagate_down, strict=True):
-            value = self.blobs[name]._data.detach()
+            value = self.blobs[name].data_tensor.data
             if name in self._rewritten:
                 value = value.clone()  # an in-place layer will overwrite the blob, backward still needs this
-            bottoms.append(value.requires_grad_() if down and node.need_backward else value)
+            wants = down and node.need_backward and value.is_floating_point()
+            bottoms.append(value.requires_grad_() if wants else value)
         for attribute, owner, shape in node.views:
             node.layer.__dict__[attribute] = owner.view(shape)
         # A leaf that wants a gradient must not be overwritten by an in-place layer: it gets a copy to work on.
         given = [b.clone() if node.layer.inplace and b.requires_grad else b for b in bottoms]
-        with torch.set_grad_enabled(node.need_backward):
-            tops = as_tuple(node.layer(*given))
+        try:
+            with torch.set_grad_enabled(node.need_backward):
+                tops = as_tuple(node.layer(*given))
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, CaffeError) or hasattr(error, "__notes__"):
+                raise  # it says already where
+            shapes = ", ".join(shape_text(b.shape) for b in bottoms)
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise NetError(f"{node.label}: cannot compute on bottoms of shapes {shapes}: {first}") from error
         self._tape[node.name] = (bottoms, tops)
-        for name, top in zip(node.tops, tops, strict=True):
-            self.blobs[name].store(top)
+        return tops
 
     def _backward_node(self, node: Node) -> None:
-        if node.name not in self._tape:
+        if not (node.bottoms or node.layer.blob_names):
             return
+        if node.name not in self._tape:  # backward without forward: from what the blobs hold, as in Caffe
+            self._compute(node)
         bottoms, tops = self._tape[node.name]
+        rule = inplace.RULES.get(node.type) if node.bottoms[:1] == node.tops[:1] else None
+        if rule is not None:
+            if bottoms[0].requires_grad:
+                blob = self.blobs[node.tops[0]]
+                with torch.no_grad():
+                    blob.store_diff(rule(node.layer, bottoms[0], blob.data_tensor, blob.diff_tensor))
+            return
         wanted = [(name, b) for name, b in zip(node.bottoms, bottoms, strict=True) if b.requires_grad]
         owners = {id(o): o for _, o, _ in node.views}
         parameters = [p for p in node.layer.parameters() if p.requires_grad and id(p) not in owners]
@@ -277,12 +396,35 @@ class Net:
             allow_unused=True,
         )
         for (name, leaf), grad in zip(wanted, grads, strict=False):
-            self.blobs[name].diff_tensor.copy_(torch.zeros_like(leaf) if grad is None else grad)
+            self.blobs[name].store_diff(torch.zeros_like(leaf) if grad is None else grad)
         for parameter, grad in zip(parameters, grads[len(wanted) :], strict=True):
             if grad is not None:
                 parameter.grad = grad.clone() if parameter.grad is None else parameter.grad.add_(grad)
 
+    def before_forward(self, call: Callback) -> None:
+        """Call this with the number of each layer before it runs."""
+        self._before_forward.append(call)
+
+    def after_forward(self, call: Callback) -> None:
+        """Call this with the number of each layer after it ran."""
+        self._after_forward.append(call)
+
+    def before_backward(self, call: Callback) -> None:
+        """Call this with the number of each layer before it runs backward (or is passed over)."""
+        self._before_backward.append(call)
+
+    def after_backward(self, call: Callback) -> None:
+        """Call this with the number of each layer after it ran backward (or was passed over)."""
+        self._after_backward.append(call)
+
     # ------------------------------------------------------------------------------------------- parameters and shapes
+
+    def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Give the MemoryData layer that begins the net its rows: (N, C, H, W) and N labels, both float32."""
+        if not self.graph.nodes or self.graph.nodes[0].type != "MemoryData":
+            raise NetError(f'net "{self.name}": set_input_arrays is for nets whose first layer is a MemoryData')
+        layer: Any = self.graph.nodes[0].layer
+        layer.reset(data, labels)
 
     def clear_param_diffs(self) -> None:
         """Set every parameter's diff to zero."""
@@ -291,11 +433,10 @@ class Net:
                 blob.diff_tensor.zero_()
 
     def reshape(self) -> None:
-        """Propagate the input blobs' shapes through the net."""
-        shapes: Mapping[str, Tensor] = {
+        """Propagate the input blobs' shapes through the net, without computing."""
+        known: dict[str, Tensor] = {
             name: torch.empty(self.blobs[name].shape, device="meta") for name in self.inputs
         }
-        known = dict(shapes)
         for node in self.graph.nodes:
             if node.type != "Input":
                 known.update(zip(node.tops, node.layer.infer(*(known[b] for b in node.bottoms)), strict=True))
@@ -308,10 +449,20 @@ class Net:
 
     load_hdf5 = copy_from
 
+    def share_with(self, other: Net) -> None:
+        """Use the very parameters of another net's layers of the same names."""
+        share_parameters(other.graph, self.graph)
+
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the net with its weights as a .caffemodel."""
-        write_weights(path, self.graph.param, self.graph.weights())
+        """Write the net with its weights as a .caffemodel, whatever the name ends in."""
+        write_weights(path, self.graph.param, self.graph.weights(), hdf5=False)
 
     def save_hdf5(self, path: str | PathLike[str]) -> None:
-        """Write the weights as HDF5; the name must end in .h5."""
-        write_weights(path, self.graph.param, self.graph.weights())
+        """Write the weights as HDF5, whatever the name ends in."""
+        write_weights(path, self.graph.param, self.graph.weights(), hdf5=True)
+
+
+def _shown(node: Node) -> Any:
+    if isinstance(node.layer, Python):
+        return node.layer.user
+    return NetLayer(node.type, [ParameterBlob(node.layer, name) for name in node.layer.blob_names])

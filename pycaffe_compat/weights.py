@@ -75,6 +75,7 @@ def write_weights(
     net_param: caffe_pb2.NetParameter,
     blobs: Mapping[str, Sequence[npt.ArrayLike]],
     diffs: Mapping[str, Sequence[npt.ArrayLike]] | None = None,
+    hdf5: bool | None = None,
 ) -> None:
     """Writes a weights file, whole or not at all: HDF5 where the name ends in ``.h5``, else a .caffemodel.
 
@@ -84,6 +85,7 @@ def write_weights(
             itself are left out), an .h5 its layers' names.
         blobs: layer name -> arrays. A shared parameter is given under each of its layers.
         diffs: the same for the gradients, where they are to be stored.
+        hdf5: the format, whatever the name ends in.
 
     Raises:
         WeightsError: a layer in ``blobs`` is not in the network; it gets larger than 2 GiB (.caffemodel).
@@ -99,7 +101,7 @@ def write_weights(
         have, want = ([np.shape(array) for array in group] for group in (arrays, blobs.get(name, ())))
         if have != want:
             raise WeightsError(f'{shown}: layer "{name}": diffs of shapes {have} for data of shapes {want}')
-    if shown.endswith(".h5"):
+    if shown.endswith(".h5") if hdf5 is None else hdf5:
         _write_hdf5(path, net_param, blobs, diffs)
     else:
         _write_caffemodel(path, net_param, blobs, diffs)

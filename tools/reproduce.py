@@ -46,7 +46,7 @@ from pycaffe_compat.files import atomic_write, file_digest
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_solver
 from pycaffe_compat.restoration import cards, evaluation, paper_figures, report
-from pycaffe_compat.restoration.degradation import list_images, read_luma
+from pycaffe_compat.restoration.degradation import list_images, open_image, read_luma
 from pycaffe_compat.restoration.patches import Settings, choose_images
 from pycaffe_compat.restoration.restore import PRECISIONS, Restorer, restore_file
 from pycaffe_compat.restoration.results import (
@@ -427,14 +427,16 @@ def write_page(place: Place) -> None:
 
 def sliders(place: Place) -> list[report.Slider]:
     """Some LIVE1 photographs in colour, compressed and restored by the best network there is."""
+    wanted = {"lighthouse3", "parrots", "womanhat"}
+    photographs = [path for path in list_images(place.data / SETS[LIVE1]) if path.stem in wanted]
     found = []
     for quality in (10, 20):
         names = [n for n in (f"l8_residual_q{quality}", f"l4_residual_q{quality}") if place.weights(n).exists()]
         if not names:
             continue
         restorer = Restorer(resources.net_path(NETWORKS[names[0]].net), place.weights(names[0]))
-        for stem in ("lighthouse3", "parrots", "womanhat"):
-            original = Image.open(place.data / "live1" / f"{stem}.png").convert("RGB")
+        for photograph in photographs:
+            original = open_image(photograph).convert("RGB")
             buffer = io.BytesIO()
             original.save(buffer, "JPEG", quality=quality)
             with tempfile.TemporaryDirectory() as folder:
@@ -444,7 +446,7 @@ def sliders(place: Place) -> list[report.Slider]:
                 after = Image.open(target).convert("RGB")
                 after.load()
             before = Image.open(buffer).convert("RGB")
-            found.append(report.Slider(f"{stem}, JPEG quality {quality}, {names[0]}", before, after))
+            found.append(report.Slider(f"{photograph.stem}, JPEG quality {quality}, {names[0]}", before, after))
     return found
 
 

@@ -10,27 +10,21 @@ An order is a function of (seed, epoch, file) alone, so the position of a traini
 continuing there gives the very rows that the uninterrupted run would have given.
 """
 
-import atexit
 import math
 import os
-import queue
-import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from pycaffe_compat.data.orders import permutation
+from pycaffe_compat.data.prefetch import Batch, Reader, Source, one_line
 from pycaffe_compat.errors import DataError
 
-PREFETCH = 4
-"""Batches made ahead of the one in use, at most: fewer if they are large (``PREFETCH_BYTES``)."""
-PREFETCH_BYTES = 128 * 2**20
 RESIDENT_BYTES = 256 * 2**20
 """A database, else the file in use, of at most this size (in its storage type) is held in memory."""
 WINDOW_BYTES = 64 * 2**20
@@ -76,8 +70,8 @@ class _Block:
     index: NDArray[np.intp] | None
 
 
-class _Reader:
-    """Produces batches one after another from a position. Used by one thread at a time."""
+class _Reader(Reader[_Position]):
+    """Rows of the files that a list names."""
 
     def __init__(
         self, source: str, tops: Sequence[str], batch_size: int, shuffle: bool, seed: int, where: str
@@ -90,11 +84,10 @@ class _Reader:
         self._resident: dict[int, list[Array]] = {}
         for path in self._listed():
             self.files.append(self._inspect(path))
-        self.batch_bytes = 4 * batch_size * sum(math.prod(shape) for shape in self.item_shapes)
+        self.rows = sum(file.rows for file in self.files)
+        self.reads = [str(source), *(str(file.path) for file in self.files)]
+        self.shapes = [(batch_size, *shape) for shape in self.item_shapes]
         self.keep_all = sum(file.bytes for file in self.files) <= RESIDENT_BYTES
-
-    def fail(self, message: str, cause: BaseException | None = None) -> NoReturn:
-        raise DataError(f"{self.label}: {message}") from cause
 
     # The list and what it names
 
@@ -163,13 +156,13 @@ class _Reader:
                 self.fail(f"{path}: is a folder, not an HDF5 file", error)
             if not os.access(path, os.R_OK):
                 self.fail(f"{path}: permission denied", error)
-            self.fail(f"{path}: not a whole HDF5 file ({_one_line(error)})", error)
+            self.fail(f"{path}: not a whole HDF5 file ({one_line(error)})", error)
 
     def _dataset(self, h5: h5py.File, path: Path, top: str) -> h5py.Dataset:
         try:
             found = h5.get(top)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            self.fail(f'{path}: dataset "{top}" cannot be opened ({_one_line(error)})', error)
+            self.fail(f'{path}: dataset "{top}" cannot be opened ({one_line(error)})', error)
         if found is None:
             names = ", ".join(f'"{name}"' for name in list(h5)[:8]) or "nothing"
             self.fail(f'{path}: no dataset "{top}" (a dataset is named as its top); the file holds {names}')
@@ -201,10 +194,37 @@ class _Reader:
             return _Position(at.epoch, at.file + 1)
         return _Position(at.epoch + 1)
 
+    def start(self) -> _Position:
+        return _Position()
+
+    def position_dict(self, at: _Position) -> dict[str, int]:
+        counts = {"files": len(self.files), "rows": self.rows}
+        return {"epoch": at.epoch, "file": at.file, "row": at.row, **counts}
+
+    def parse_position(self, values: dict[str, int], seed: int) -> _Position:
+        if (values["files"], values["rows"]) != (len(self.files), self.rows):
+            self.fail(
+                f"the saved data position is of a database with {values['files']} files and "
+                f"{values['rows']} rows; this one has {len(self.files)} and {self.rows}"
+            )
+        at = _Position(values["epoch"], values["file"], values["row"])
+        if (
+            at.epoch < 0
+            or not 0 <= at.file < len(self.files)
+            or not 0 <= at.row < self.files[self.file_order(at.epoch, seed)[at.file]].rows
+        ):
+            self.fail(
+                f"the saved data position lies outside the database "
+                f"(epoch {at.epoch}, file {at.file}, row {at.row})"
+            )
+        return at
+
     # Rows
 
-    def batches(self, at: _Position) -> Iterator[tuple[list[NDArray[np.float32]], _Position]]:
-        """Endless: each batch with the position after it."""
+    def release(self) -> None:
+        self._resident.clear()
+
+    def batches(self, at: _Position) -> Iterator[tuple[Batch, _Position]]:
         block: _Block | None = None
         rows, order = 0, None
         entered = None
@@ -270,72 +290,12 @@ class _Reader:
                         if array.size:  # h5py refuses to read nothing
                             dataset.read_direct(array, part, np.s_[begin:end])
                     except (OSError, RuntimeError) as error:
-                        self.fail(f'{file.path}: dataset "{top}" is damaged ({_one_line(error)})', error)
+                        self.fail(f'{file.path}: dataset "{top}" is damaged ({one_line(error)})', error)
                 arrays.append(array.astype(array.dtype.newbyteorder("="), copy=False))
         return arrays
 
 
-class _Prefetcher:
-    """A thread that keeps batches of a reader ready. It never refers to the source that owns it."""
-
-    _alive: "weakref.WeakSet[_Prefetcher]" = weakref.WeakSet()
-
-    def __init__(self, reader: _Reader, at: _Position):
-        self.ready: queue.SimpleQueue[tuple[list[NDArray[np.float32]], _Position] | Exception] = (
-            queue.SimpleQueue()
-        )
-        # Tokens, one a batch that may be made. SimpleQueue.put may run inside a garbage collection; a
-        # Semaphore may not.
-        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(max(1, min(PREFETCH, PREFETCH_BYTES // max(1, reader.batch_bytes)))):
-            self._room.put(None)
-        self._stopping = False
-        # A daemon, so that a forgotten source does not keep the interpreter from ending; _stop_all joins it.
-        self._thread = threading.Thread(
-            target=self._work, args=(reader, at), name="hdf5-prefetch", daemon=True
-        )
-        _Prefetcher._alive.add(self)
-        self._thread.start()
-
-    def _work(self, reader: _Reader, at: _Position) -> None:
-        try:
-            batches = reader.batches(at)
-            while True:
-                self._room.get()
-                if self._stopping:
-                    return
-                self.ready.put(next(batches))
-        except Exception as error:  # whatever it is, it belongs to the thread that asks for the batch
-            self.ready.put(error)
-
-    def get(self) -> tuple[list[NDArray[np.float32]], _Position]:
-        item = self.ready.get()
-        if isinstance(item, Exception):
-            self.ready.put(item)  # for whoever asks again
-            raise item
-        self._room.put(None)
-        return item
-
-    def signal(self) -> None:
-        """Ask the thread to end without waiting: this may run inside a garbage collection, under any lock."""
-        self._stopping = True
-        self._room.put(None)
-
-    def stop(self) -> None:
-        """End the thread and wait for it."""
-        self.signal()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-
-
-@atexit.register
-def _stop_all() -> None:
-    """A thread inside HDF5 while the interpreter is taken down would crash it."""
-    for prefetcher in list(_Prefetcher._alive):
-        prefetcher.stop()
-
-
-class HDF5Source:
+class HDF5Source(Source[_Position]):
     """Endless batches from the HDF5 files that the text file ``source`` lists.
 
     source      text file: paths split by white space, relative to the working directory or else to its folder
@@ -346,8 +306,7 @@ class HDF5Source:
     where       what errors begin with, such as ``net.prototxt:7: layer "data"``
 
     All files are opened once here and checked; every defect of a list, a file or a dataset is a
-    :class:`DataError` that names it. A thread, started at the first :meth:`next`, prepares batches ahead. Use
-    from one thread; it can neither be copied nor pickled nor used in a forked child.
+    :class:`DataError` that names it.
     """
 
     def __init__(
@@ -364,107 +323,4 @@ class HDF5Source:
             raise DataError(f"{prefix}: no tops, so there is nothing to read")
         if batch_size < 1:
             raise DataError(f"{prefix}: batch_size is {batch_size}; it must be at least 1")
-        self._reader = _Reader(os.fspath(source), tops, batch_size, shuffle, seed % 2**64, where)
-        self._at = _Position()
-        self._prefetcher: _Prefetcher | None = None
-        self._finalizer: weakref.finalize[[], HDF5Source] | None = None
-        self._pid = os.getpid()
-        self._closed = False
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Shape of a batch of each top, rows first."""
-        return [(self._reader.batch_size, *shape) for shape in self._reader.item_shapes]
-
-    @property
-    def rows(self) -> int:
-        """Rows of all files together: one epoch."""
-        return sum(file.rows for file in self._reader.files)
-
-    def next(self) -> list[NDArray[np.float32]]:
-        """The next batch: one new C-contiguous float32 array a top.
-
-        :class:`DataError` if a file has become unreadable since the source was opened.
-        """
-        if self._closed:
-            raise ValueError(f"{self._reader.label}: this source has been closed")
-        if self._pid != os.getpid():
-            raise RuntimeError(
-                f"{self._reader.label}: opened before a fork; open it anew in the child process"
-            )
-        if self._prefetcher is None:
-            self._prefetcher = _Prefetcher(self._reader, self._at)
-            self._finalizer = weakref.finalize(self, self._prefetcher.signal)
-            self._finalizer.atexit = False  # _stop_all waits as well
-        batch, self._at = self._prefetcher.get()
-        return batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the next batch begins, after those handed out (not those prefetched). Fit for JSON."""
-        at, reader = self._at, self._reader
-        return {
-            "seed": reader.seed,
-            "epoch": at.epoch,
-            "file": at.file,
-            "row": at.row,
-            "files": len(reader.files),
-            "rows": self.rows,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken, row for row; the seed becomes that of the state.
-
-        :class:`DataError` if the state is not one of this database (another number of files or rows).
-        """
-        reader = self._reader
-        try:
-            values = {name: int(state[name]) for name in ("seed", "epoch", "file", "row", "files", "rows")}
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{reader.label}: the saved data position is incomplete ({error})") from error
-        if (values["files"], values["rows"]) != (len(reader.files), self.rows):
-            raise DataError(
-                f"{reader.label}: the saved data position is of a database with {values['files']} files and "
-                f"{values['rows']} rows; this one has {len(reader.files)} and {self.rows}"
-            )
-        at = _Position(values["epoch"], values["file"], values["row"])
-        seed = values["seed"] % 2**64
-        if (
-            at.epoch < 0
-            or not 0 <= at.file < len(reader.files)
-            or not 0 <= at.row < reader.files[reader.file_order(at.epoch, seed)[at.file]].rows
-        ):
-            raise DataError(
-                f"{reader.label}: the saved data position lies outside the database "
-                f"(epoch {at.epoch}, file {at.file}, row {at.row})"
-            )
-        self._halt()
-        reader.seed, self._at = seed, at
-
-    def _halt(self) -> None:
-        if self._prefetcher is not None and self._pid == os.getpid():
-            assert self._finalizer is not None
-            self._finalizer.detach()
-            self._prefetcher.stop()
-        self._prefetcher = self._finalizer = None
-
-    def close(self) -> None:
-        """Stop the thread and free the memory. Closing twice is fine; :meth:`next` is an error afterwards."""
-        self._halt()
-        self._reader._resident.clear()
-        self._closed = True
-
-    def __enter__(self) -> "HDF5Source":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"{self._reader.label}: a data source owns a thread and cannot be copied or pickled; "
-            "open another one and give it this one's state_dict()"
-        )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        super().__init__(_Reader(os.fspath(source), tops, batch_size, shuffle, seed % 2**64, where))

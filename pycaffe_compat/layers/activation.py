@@ -1,13 +1,17 @@
-"""Activations: one bottom, one top of the same shape."""
+"""Activations: one bottom, one top of the same shape, each value by itself (Softmax: each vector along an axis)."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
-from .base import Layer, register
+from ..proto import caffe_pb2
+from .base import Layer, canonical_axis, register
 
 
 @register("ReLU", param="relu_param", inplace=True)
@@ -41,6 +45,36 @@ class PReLU(Layer):
         return F.prelu(x, self.slope.reshape(-1))
 
 
+@register("ELU", param="elu_param", inplace=True)
+class ELU(Layer):
+    """x where it is positive, alpha (e^x - 1) elsewhere."""
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.alpha = self.settings.alpha
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return F.elu(x, self.alpha)
+
+
+@register("Swish", param="swish_param", inplace=True)
+class Swish(Layer):
+    """x times the sigmoid of beta x."""
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.beta = self.settings.beta
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return F.silu(x) if self.beta == 1 else x * torch.sigmoid(self.beta * x)
+
+
+@register("BNLL", inplace=True)
+class BNLL(Layer):
+    """log(1 + e^x), the logarithm of the binomial normal likelihood."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return F.softplus(x, threshold=50)  # beyond 50 the two sides are one in float64 too
+
+
 @register("Sigmoid", param="sigmoid_param", inplace=True)
 class Sigmoid(Layer):
     """1 / (1 + e^-x)."""
@@ -55,6 +89,81 @@ class TanH(Layer):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return torch.tanh(x)
+
+
+@register("AbsVal")
+class AbsVal(Layer):
+    """|x|; its gradient at 0 is 0."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.abs()
+
+
+@register("Clip", param="clip_param", inplace=True)
+class Clip(Layer):
+    """x limited to min..max; the limits themselves pass the gradient."""
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        s = self.settings
+        if not s.HasField("min") or not s.HasField("max"):
+            raise NetError("clip_param needs both min and max")
+        if s.min > s.max:
+            raise NetError(f"clip_param: min {s.min:g} is larger than max {s.max:g}")
+        self.min, self.max = s.min, s.max
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.clamp(self.min, self.max)
+
+
+@register("Threshold", param="threshold_param", inplace=True)
+class Threshold(Layer):
+    """1 where x is larger than the threshold, 0 elsewhere; no gradient goes through."""
+
+    gradient = "no"
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.threshold = self.settings.threshold
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return (x > self.threshold).to(x.dtype)
+
+
+def _log_of_base(settings: Any, name: str) -> float:
+    """The natural logarithm of ``base``; -1, the default, stands for e."""
+    if settings.base == -1:
+        return 1.0
+    if settings.base <= 0:
+        raise NetError(f"{name}: base {settings.base:g} must be positive, or -1 for e")
+    return math.log(settings.base)
+
+
+@register("Exp", param="exp_param", inplace=True)
+class Exp(Layer):
+    """base ^ (shift + scale x); the base is e unless given."""
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        s = self.settings
+        log_base = _log_of_base(s, "exp_param")
+        self.inner, self.outer = log_base * s.scale, math.exp(log_base * s.shift)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        y = torch.exp(x if self.inner == 1 else x * self.inner)
+        return y if self.outer == 1 else y * self.outer
+
+
+@register("Log", param="log_param", inplace=True)
+class Log(Layer):
+    """The logarithm of shift + scale x to ``base`` (e unless given)."""
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        s = self.settings
+        self.log_base, self.scale, self.shift = _log_of_base(s, "log_param"), s.scale, s.shift
+        if self.log_base == 0:
+            raise NetError("log_param: there is no logarithm to base 1")
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        y = torch.log(x * self.scale + self.shift)
+        return y if self.log_base == 1 else y / self.log_base
 
 
 @register("Power", param="power_param", inplace=True)
@@ -73,3 +182,30 @@ class Power(Layer):
         if self.shift != 0:
             x = x + self.shift
         return x if self.power == 1 else torch.pow(x, self.power)
+
+
+@register("Dropout", param="dropout_param", inplace=True)
+class Dropout(Layer):
+    """In TRAIN each value is 0 with probability ``dropout_ratio`` and 1 / (1 - dropout_ratio) times itself otherwise.
+
+    In TEST nothing happens. The net's phase decides, not PyTorch's ``train()`` and ``eval()``.
+    """
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.ratio = self.settings.dropout_ratio
+        if not 0 <= self.ratio < 1:
+            raise NetError(f"dropout_ratio {self.ratio:g} is not in 0..1 (1 excluded)")
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return F.dropout(x, self.ratio) if self.phase == caffe_pb2.TRAIN else x
+
+
+@register("Softmax", param="softmax_param", inplace=True)
+class Softmax(Layer):
+    """e^x over its sum along ``axis`` (1: channels)."""
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.axis = canonical_axis(self.settings.axis, x.ndim)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.softmax(x, self.axis)

@@ -85,10 +85,15 @@ class Layer(nn.Module):
         settings: the layer's own message (``convolution_param``, ...), or None.
         inplace: the graph sets it where overwriting the bottom is safe; a layer may use it to save memory.
         label: how messages name the layer, with file and line; for errors that come up after the net is built.
+        reads, writes: files that the layer reads (or has read, when it was built) and writes; none may be in both.
     """
 
     default_loss_weight = 0.0
     """1 in loss layers: what each first top weighs when the net file does not say."""
+    gradient = "yes"
+    """Whether a gradient goes through it: yes, no, or whose."""
+    no_onnx = ""
+    """Why the type has no form in ONNX; empty when it has one."""
     fresh_output = False
     """The output is newly allocated and not needed for this layer's own gradient: the next layer may overwrite it."""
     forced_bottoms: Callable[[int], bool] = staticmethod(lambda index: True)
@@ -102,6 +107,8 @@ class Layer(nn.Module):
         self.settings: Any = settings_of(param, row.param) if row.param else None
         self.inplace = False
         self.label = f'layer "{param.name}" ({param.type})'
+        self.reads: list[str] = []
+        self.writes: list[str] = []
         self.blob_names: list[str] = []
         self._fillers: list[Any] = []
 
@@ -126,9 +133,14 @@ class Layer(nn.Module):
         """Check the settings and declare the parameters. ``bottoms`` are meta tensors: only their shapes are real."""
 
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
-        """Shapes of the tops, as meta tensors: by running ``forward`` there."""
+        """Shapes of the tops, as meta tensors: by running ``forward`` there, on copies of the blobs without values."""
+        own = [*self.named_parameters(), *self.named_buffers()]
+        meta = {name: torch.empty_like(value, device="meta") for name, value in own}
         with torch.no_grad():
-            return as_tuple(self(*bottoms))
+            return as_tuple(torch.func.functional_call(self, meta, bottoms))
+
+    def forget(self) -> None:
+        """Forget what earlier forwards left behind (the state of LSTM and RNN)."""
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
@@ -148,6 +160,11 @@ def canonical_axis(axis: int, ndim: int) -> int:
     if not -ndim <= axis < ndim:
         raise NetError(f"axis {axis} does not exist in a blob of {ndim} dimensions")
     return axis % ndim
+
+
+def fixed(sizes: Sequence[int]) -> list[int]:
+    """The sizes as plain numbers. A net that is exported with sizes left open is fixed to these."""
+    return [int(n) for n in sizes]
 
 
 def shape_text(shape: Sequence[int]) -> str:

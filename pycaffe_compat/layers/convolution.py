@@ -1,4 +1,4 @@
-"""Convolution over up to three spatial axes."""
+"""Convolution, its transpose and its windows, over up to three spatial axes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,21 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -
     return y if bias is None else y + bias
 
 
+def _pointwise_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    """The transpose of :func:`_pointwise`: weight (channels, num_output / groups)."""
+    groups = geometry[-2]
+    parts = zip(x.chunk(groups, 1), weight.chunk(groups, 0), strict=True)
+    y = torch.cat([part @ w for part, w in parts], 1)
+    return y if bias is None else y + bias
+
+
 _CONV: dict[int, Callable[..., Tensor]] = {0: _pointwise, 1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_DECONV: dict[int, Callable[..., Tensor]] = {
+    0: _pointwise_transposed,
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
 
 
 def spatial(settings: Any, name: str, axes: int, default: int | None) -> tuple[int, ...]:
@@ -81,31 +95,28 @@ def conv2d_of_one_filter(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     return top if bias is None else top + bias
 
 
-@register("Convolution", param="convolution_param", bottoms=(1, None), tops=(1, None), same_count=True)
-class Convolution(Layer):
-    """Correlation with learned filters: weight (num_output, channels/group, kernel...), bias (num_output).
+class _Windows(Layer):
+    """What Convolution, Deconvolution and Im2col share: windows of one geometry over the axes behind ``axis``.
 
-    All axes before ``axis`` are batch, ``axis`` is channels, those behind it are spatial (1 to 3). Several bottoms go
-    through the same filters.
+    All axes before ``axis`` are batch, ``axis`` is channels, those behind it are spatial. Several bottoms of one shape
+    go through the same windows, each to its own top.
     """
 
-    fresh_output = True
-    weight: Tensor
-    bias: Tensor
+    most_axes: int | None = None
 
     def setup(self, *bottoms: Tensor) -> None:
         s, x = self.settings, bottoms[0]
         self.axis = canonical_axis(s.axis, x.ndim)
         axes = x.ndim - self.axis - 1
-        if axes > max(_CONV):
+        if self.most_axes is not None and axes > self.most_axes:
             raise NetError(
-                f"a bottom of shape {shape_text(x.shape)} has {axes} spatial axes behind axis {s.axis}: 3 at most work"
+                f"a bottom of shape {shape_text(x.shape)} has {axes} spatial axes behind axis {s.axis}: "
+                f"{self.most_axes} at most work"
             )
         self.kernel = spatial(s, "kernel_size", axes, None)
         self.stride = spatial(s, "stride", axes, 1)
         self.pad = spatial(s, "pad", axes, 0)
         self.dilation = spatial(s, "dilation", axes, 1)
-        channels = x.shape[self.axis]
         for name, values in (
             ("kernel_size", self.kernel),
             ("stride", self.stride),
@@ -113,42 +124,124 @@ class Convolution(Layer):
         ):
             if min(values, default=1) < 1:
                 raise NetError(f"{name} {min(values)} is not positive")
-        if s.num_output < 1:
-            raise NetError(f"num_output {s.num_output} is not positive")
-        if s.group < 1 or channels % s.group or s.num_output % s.group:
-            raise NetError(f"group {s.group} does not divide {channels} input channels and num_output {s.num_output}")
         if any(b.shape != x.shape for b in bottoms[1:]):
             raise NetError("all bottoms must have one shape: " + ", ".join(shape_text(b.shape) for b in bottoms))
+
+    def _check_that_the_kernel_fits(self, x: Tensor) -> None:
         for size, k, p, d in zip(x.shape[self.axis + 1 :], self.kernel, self.pad, self.dilation, strict=True):
             if size + 2 * p < d * (k - 1) + 1:
                 raise NetError(
                     f"kernel {shape_text(self.kernel)} does not fit into a bottom of shape {shape_text(x.shape)}"
                 )
+
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if self.axis == 1:
+            tops = tuple(self.apply_to(x) for x in bottoms)
+        else:
+            lead = bottoms[0].shape[: self.axis]
+            tops = tuple(self.apply_to(x.reshape(-1, *x.shape[self.axis :])) for x in bottoms)
+            tops = tuple(y.reshape(*lead, *y.shape[1:]) for y in tops)
+        return tops[0] if len(tops) == 1 else tops
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        """The top of one bottom of shape (batch, channels, spatial...)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
+
+
+class _Filters(_Windows):
+    """Convolution and Deconvolution: learned filters for the windows, in groups of channels."""
+
+    fresh_output = True
+    most_axes = max(_CONV)
+    weight: Tensor
+    bias: Tensor
+
+    def setup(self, *bottoms: Tensor) -> None:
+        super().setup(*bottoms)
+        s, x = self.settings, bottoms[0]
+        channels = x.shape[self.axis]
+        if s.num_output < 1:
+            raise NetError(f"num_output {s.num_output} is not positive")
+        if s.group < 1 or channels % s.group or s.num_output % s.group:
+            raise NetError(f"group {s.group} does not divide {channels} input channels and num_output {s.num_output}")
+        self._check_that_the_kernel_fits(x)
+        self.group, self.bias_term = s.group, s.bias_term
+        outer, inner = self.filter_axes(channels, s.num_output)
+        self.add_blob("weight", (outer, inner // s.group, *self.kernel), s.weight_filler)
+        if s.bias_term:
+            self.add_blob("bias", (s.num_output,), s.bias_filler)
+
+    def filter_axes(self, channels: int, num_output: int) -> tuple[int, int]:
+        """The weight's first two axes, the second before it is divided by the groups."""
+        return num_output, channels
+
+
+@register("Convolution", param="convolution_param", bottoms=(1, None), tops=(1, None), same_count=True)
+class Convolution(_Filters):
+    """Correlation with learned filters: weight (num_output, channels/group, kernel...), bias (num_output).
+
+    All axes before ``axis`` are batch, ``axis`` is channels, those behind it are spatial (1 to 3). Several bottoms go
+    through the same filters.
+    """
+
+    def setup(self, *bottoms: Tensor) -> None:
+        super().setup(*bottoms)
+        channels = bottoms[0].shape[self.axis]
         self.one_filter = (
-            (axes, self.axis, s.num_output) == (2, 1, 1)
+            (len(self.kernel), self.axis, self.settings.num_output) == (2, 1, 1)
             and {*self.stride, *self.dilation} == {1}
             and not any(self.pad)
             and max(self.kernel) > 1
             and channels >= 16
         )
-        self.group, self.bias_term = s.group, s.bias_term
-        self.add_blob("weight", (s.num_output, channels // s.group, *self.kernel), s.weight_filler)
-        if s.bias_term:
-            self.add_blob("bias", (s.num_output,), s.bias_filler)
 
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        tops = tuple(self.convolve(x) for x in bottoms)
-        return tops[0] if len(tops) == 1 else tops
-
-    def convolve(self, x: Tensor) -> Tensor:
+    def apply_to(self, x: Tensor) -> Tensor:
         bias = self.bias if self.bias_term else None
         if self.one_filter and x.device.type == "cpu" and not torch.compiler.is_compiling():
             return conv2d_of_one_filter(x, self.weight, bias)
         conv = _CONV[len(self.kernel)]
-        if self.axis == 1:
-            return conv(x, self.weight, bias, self.stride, self.pad, self.dilation, self.group)
-        lead = x.shape[: self.axis]
-        y = conv(
-            x.reshape(-1, *x.shape[self.axis :]), self.weight, bias, self.stride, self.pad, self.dilation, self.group
-        )
-        return y.reshape(*lead, *y.shape[1:])
+        return conv(x, self.weight, bias, self.stride, self.pad, self.dilation, self.group)
+
+
+@register("Deconvolution", param="convolution_param", bottoms=(1, None), tops=(1, None), same_count=True)
+class Deconvolution(_Filters):
+    """The transpose of Convolution: each value adds a filter's worth of values to the top, ``stride`` apart.
+
+    Weight (channels, num_output/group, kernel...), bias (num_output). The top has stride (size - 1) + dilation
+    (kernel - 1) + 1 - 2 pad values along an axis.
+    """
+
+    def _check_that_the_kernel_fits(self, x: Tensor) -> None:
+        geometry = zip(x.shape[self.axis + 1 :], self.kernel, self.stride, self.pad, self.dilation, strict=True)
+        if any(s * (size - 1) + d * (k - 1) + 1 - 2 * p < 1 for size, k, s, p, d in geometry):
+            raise NetError(
+                f"pad {shape_text(self.pad)} leaves nothing of what kernel {shape_text(self.kernel)} makes of a bottom "
+                f"of shape {shape_text(x.shape)}"
+            )
+
+    def filter_axes(self, channels: int, num_output: int) -> tuple[int, int]:
+        return channels, num_output
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        deconv = _DECONV[len(self.kernel)]
+        bias = self.bias if self.bias_term else None
+        return deconv(x, self.weight, bias, self.stride, self.pad, 0, self.group, self.dilation)
+
+
+@register("Im2col", param="convolution_param", bottoms=(1, None), tops=(1, None), same_count=True)
+class Im2col(_Windows):
+    """The windows that Convolution multiplies by its filters, as (batch, channels * kernel..., output...)."""
+
+    def setup(self, *bottoms: Tensor) -> None:
+        super().setup(*bottoms)
+        if not self.kernel:
+            raise NetError(f"a bottom of shape {shape_text(bottoms[0].shape)} has no spatial axis")
+        self._check_that_the_kernel_fits(bottoms[0])
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        windows = F.pad(x, [p for pad in reversed(self.pad) for p in (pad, pad)])
+        for i, (k, s, d) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True), 2):
+            windows = windows.unfold(i, d * (k - 1) + 1, s)[..., ::d]  # the window's values become a last axis
+        axes = len(self.kernel)
+        windows = windows.permute(0, 1, *range(axes + 2, 2 * axes + 2), *range(2, axes + 2))
+        return windows.flatten(1, axes + 1)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data.hdf5 import HDF5Source
-from ..errors import NetError
+from ..data import HDF5Source, ImageSource, LMDBSource, MemorySource, WindowSource
+from ..data.prefetch import Batches
+from ..data.transform import Transformer
+from ..errors import DataError, NetError
+from ..proto import caffe_pb2
+from . import fillers
 from .base import Layer, register
 
 
 @register("Input", param="input_param", bottoms=0, tops=(1, None))
 class Input(Layer):
     """Blobs that the caller fills: their shapes are what the net is built for; other sizes may be given later."""
+
+    gradient = "no"
 
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
         shapes, tops = self.settings.shape, len(self.param.top)
@@ -28,7 +36,17 @@ class Input(Layer):
 class DataLayer(Layer):
     """Base of layers that read a source of their own: ``source.next()`` gives a batch, one array a top."""
 
-    source: HDF5Source
+    gradient = "no"
+    no_onnx = "it reads a source of its own: choose the phase and stage whose data come from an Input layer"
+    source: Batches
+
+    def open(self, source: Batches) -> None:
+        self.source = source
+        self.reads += source.reads
+
+    def seed(self) -> int:
+        """Drawn from the generator that random_seed sets, so that a seeded run shuffles, crops and mirrors alike."""
+        return int(torch.randint(2**31, ()))
 
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
         return [torch.empty(shape, device="meta") for shape in self.source.shapes]
@@ -47,6 +65,169 @@ class HDF5Data(DataLayer):
             raise NetError("transform_param does not apply to HDF5Data: scale by a Power layer behind it")
         if s.batch_size < 1:
             raise NetError(f"hdf5_data_param: batch_size {s.batch_size} is not positive")
-        # Drawn from the generator that random_seed sets, so that a seeded run shuffles alike.
-        seed = int(torch.randint(2**31, ()))
-        self.source = HDF5Source(s.source, list(self.param.top), s.batch_size, s.shuffle, seed, self.label)
+        self.open(HDF5Source(s.source, list(self.param.top), s.batch_size, s.shuffle, self.seed(), self.label))
+
+
+class ImageLayer(DataLayer):
+    """Base of the layers whose images go through ``transform_param``."""
+
+    moved: tuple[str, ...] = ("scale", "mean_file", "crop_size", "mirror")
+    """Fields of the layer's own message that Caffe of before 2014 had instead."""
+
+    def transformer(self) -> Transformer:
+        """The transformation, after a check that no setting stands where nobody reads it."""
+        for name in self.moved:
+            if self.settings.HasField(name):
+                target = "force_color" if name == "force_encoded_color" else name
+                raise NetError(
+                    f"{name} is not read from here, by Caffe neither: write transform_param {{ {target}: ... }}, or "
+                    "delete it"
+                )
+        if self.settings.batch_size < 1:
+            raise NetError(f"batch_size {self.settings.batch_size} is not positive")
+        return Transformer(self.param.transform_param, self.phase == caffe_pb2.TRAIN)
+
+
+@register("Data", param="data_param", bottoms=0, tops=(1, 2))
+class Data(ImageLayer):
+    """Records of an LMDB in the order of their keys, round and round: images and, with a second top, labels.
+
+    ``rand_skip`` is deprecated in Caffe's schema and not read, as in the last Caffe; nor is ``prefetch``: some batches
+    are always made ahead.
+    """
+
+    moved = (*ImageLayer.moved, "force_encoded_color")
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s = self.settings
+        transformer = self.transformer()
+        if s.backend != s.LMDB:
+            which = "LEVELDB" if s.HasField("backend") else "LEVELDB, which it is when data_param names none,"
+            how = (
+                "this one is an LMDB: write backend: LMDB"
+                if os.path.exists(os.path.join(s.source, "data.mdb"))
+                else "convert the database to LMDB (convert_imageset makes one of the images) and write backend: LMDB"
+            )
+            raise NetError(f'data_param: source "{s.source}": backend {which} cannot be read here: {how}')
+        tops = len(self.param.top)
+        self.open(LMDBSource(s.source, transformer, s.batch_size, tops, seed=self.seed(), where=self.label))
+
+
+@register("ImageData", param="image_data_param", bottoms=0, tops=2)
+class ImageData(ImageLayer):
+    """Images that a text file lists with their labels, in its order or shuffled for each epoch."""
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s = self.settings
+        transformer = self.transformer()
+        if bool(s.new_height) != bool(s.new_width):
+            raise NetError("image_data_param: new_height and new_width go together: give both or none")
+        self.open(
+            ImageSource(
+                s.source,
+                transformer,
+                s.batch_size,
+                len(self.param.top),
+                root=s.root_folder,
+                size=(s.new_height, s.new_width),
+                color=s.is_color,
+                shuffle=s.shuffle,
+                rand_skip=s.rand_skip,
+                seed=self.seed(),
+                where=self.label,
+            )
+        )
+
+
+@register("WindowData", param="window_data_param", bottoms=0, tops=2)
+class WindowData(ImageLayer):
+    """Windows cut from images, warped to ``crop_size``: background windows first, then foreground ones.
+
+    Crop, mirror and mean are those of ``transform_param``, the scale that of ``window_data_param``.
+    """
+
+    moved = ("mean_file", "crop_size", "mirror")
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s = self.settings
+        transformer = self.transformer()
+        if transformer.scale != 1:
+            raise NetError("WindowData reads no scale from transform_param: write it in window_data_param")
+        self.open(
+            WindowSource(
+                s.source,
+                transformer,
+                s.batch_size,
+                scale=s.scale,
+                thresholds=(s.fg_threshold, s.bg_threshold),
+                fg_fraction=s.fg_fraction,
+                context_pad=s.context_pad,
+                crop_mode=s.crop_mode,
+                root=s.root_folder,
+                cache_images=s.cache_images,
+                seed=self.seed(),
+                where=self.label,
+            )
+        )
+
+
+@register("MemoryData", param="memory_data_param", bottoms=0, tops=2)
+class MemoryData(DataLayer):
+    """Arrays that the caller hands over (``net.set_input_arrays``), a batch at a time, round and round.
+
+    They are taken as they are: ``transform_param`` does not touch them, as in Caffe.
+    """
+
+    source: MemorySource
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s = self.settings
+        try:
+            self.open(MemorySource((s.batch_size, s.channels, s.height, s.width), self.label))
+        except DataError as error:
+            raise NetError(f"memory_data_param: {str(error).removeprefix(f'{self.label}: ')}") from error
+
+    def reset(self, data: Any, labels: Any) -> None:
+        """Read from these arrays from now on: data N x channels x height x width, N labels.  Raises DataError."""
+        self.source.reset(data, labels)
+
+
+class _Fillings:
+    """DummyData's source: its tops filled anew for each batch, from PyTorch's global generator."""
+
+    reads: list[str] = []
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], settings: Sequence[Any]) -> None:
+        self.shapes, self.fillers = list(shapes), settings
+        self.next()  # what is wrong with a filler shows now
+
+    def next(self) -> list[Any]:
+        return [fillers.fill(f, shape).numpy() for f, shape in zip(self.fillers, self.shapes, strict=True)]
+
+    def state_dict(self) -> dict[str, int]:
+        return {}  # the generator's state is saved with the training
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+@register("DummyData", param="dummy_data_param", bottoms=0, tops=(1, None))
+class DummyData(DataLayer):
+    """Blobs filled by fillers (constant 0 without one): random ones anew for each batch."""
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s, tops = self.settings, len(self.param.top)
+        old = [s.num, s.channels, s.height, s.width]
+        if s.shape and any(old):
+            raise NetError("dummy_data_param: shape excludes the older num, channels, height, width")
+        if not s.shape and len({len(dims) for dims in old}) > 1:
+            raise NetError("dummy_data_param: give as many num as channels, height and width")
+        shapes = [tuple(shape.dim) for shape in s.shape] or [tuple(dims) for dims in zip(*old, strict=True)]
+        for what, count, least in (("shape", len(shapes), 1), ("data_filler", len(s.data_filler), 0)):
+            if count not in (least, 1, tops):
+                raise NetError(f"dummy_data_param: {count} {what} for {tops} tops: give one, or one a top")
+        if any(d < 0 for shape in shapes for d in shape):
+            raise NetError("dummy_data_param: a dimension is negative")
+        given = list(s.data_filler) or [None]
+        pairs = [(shapes[i % len(shapes)], given[i % len(given)]) for i in range(tops)]
+        self.open(_Fillings([shape for shape, _ in pairs], [filler for _, filler in pairs]))

@@ -1,14 +1,16 @@
-"""Several blobs of one shape combined element by element."""
+"""Arithmetic between blobs, element by element: Eltwise on blobs of one shape, Scale and Bias with one repeated."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import NetError
-from .base import Layer, register, shape_text
+from .base import Layer, canonical_axis, register, shape_text
 
 
 @register("Eltwise", param="eltwise_param", bottoms=(2, None))
@@ -27,6 +29,7 @@ class Eltwise(Layer):
         if s.coeff and len(s.coeff) != len(bottoms):
             raise NetError(f"{len(s.coeff)} coeff for {len(bottoms)} bottoms: give one each, or none")
         self.operation = s.EltwiseOp.Name(s.operation)
+        self.fresh_output = self.operation == "SUM"
         self.coeff = list(s.coeff) or [1.0] * len(bottoms)
 
     def forward(self, *bottoms: Tensor) -> Tensor:
@@ -41,3 +44,73 @@ class Eltwise(Layer):
         for x, c in zip(bottoms[1:], self.coeff[1:], strict=True):
             top = torch.add(top, x, alpha=c)
         return top
+
+
+def _repeated(settings: Any, bottoms: Sequence[Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What Scale and Bias repeat over the first bottom: its own shape, and the shape with which PyTorch repeats it.
+
+    It covers ``num_axes`` axes from ``axis`` on (-1: all), or as many as the second bottom has.
+    """
+    shape = tuple(bottoms[0].shape)
+    if len(bottoms) > 1:
+        own = tuple(bottoms[1].shape)
+        # A scalar is repeated over everything, whatever the axis.
+        axis = canonical_axis(settings.axis, len(shape)) if own else 0
+        if own != shape[axis : axis + len(own)]:
+            raise NetError(
+                f"the second bottom of shape {shape_text(own)} does not fit {shape_text(shape)} from axis {axis} on"
+            )
+    else:
+        if settings.num_axes < -1:
+            raise NetError(f"num_axes {settings.num_axes} must be -1 (all from axis on) or a number of axes")
+        axis = canonical_axis(settings.axis, len(shape)) if settings.num_axes else 0
+        end = len(shape) if settings.num_axes == -1 else axis + settings.num_axes
+        if end > len(shape):
+            raise NetError(f"axis {settings.axis} and num_axes {settings.num_axes} reach beyond {shape_text(shape)}")
+        own = shape[axis:end]
+    return own, own + (1,) * (len(shape) - axis - len(own))
+
+
+@register("Scale", param="scale_param", bottoms=(1, 2), inplace=True)
+class Scale(Layer):
+    """The first bottom times a scale, plus a bias with ``bias_term``.
+
+    The scale is learned (it starts at 1) or the second bottom; it has the shape of ``num_axes`` axes of the first from
+    ``axis`` on and is repeated over the others. Blobs: the scale, unless it is a bottom; the bias, of the same shape.
+    Backward adds to the parameters' gradients in every case; the original overwrites them where axis is 0.
+    """
+
+    fresh_output = True
+    scale: Tensor
+    bias: Tensor
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s = self.settings
+        own, self.shape = _repeated(s, bottoms)
+        self.bias_term = s.bias_term
+        if len(bottoms) == 1:
+            if not s.HasField("filler"):
+                s.filler.type, s.filler.value = "constant", 1
+            self.add_blob("scale", own, s.filler)
+        if s.bias_term:
+            self.add_blob("bias", own, s.bias_filler)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        factor = (self.scale if scale is None else scale).reshape(self.shape)
+        return torch.addcmul(self.bias.reshape(self.shape), x, factor) if self.bias_term else x * factor
+
+
+@register("Bias", param="bias_param", bottoms=(1, 2), inplace=True)
+class Bias(Layer):
+    """The first bottom plus a bias: learned (it starts at 0) or the second bottom, repeated as Scale's scale is."""
+
+    fresh_output = True
+    bias: Tensor
+
+    def setup(self, *bottoms: Tensor) -> None:
+        own, self.shape = _repeated(self.settings, bottoms)
+        if len(bottoms) == 1:
+            self.add_blob("bias", own, self.settings.filler)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return x + (self.bias if bias is None else bias).reshape(self.shape)

@@ -1,12 +1,26 @@
-"""Loss layers: computed in float32 whatever the precision of the net, and weighing 1 unless the net says otherwise."""
+"""Loss layers: computed in float32 at least, whatever the precision of the net, and weighing 1 unless the net says
+otherwise.
+
+No gradient reaches labels and targets (Caffe stops with an error where one is asked for), except in EuclideanLoss and
+between ContrastiveLoss's two features, whose bottoms are equals.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
 from .base import Layer, register, shape_text
+from .labels import counted
+
+
+def precise(x: Tensor) -> Tensor:
+    """In float32 at least: sums over a batch lose too much in half precision."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 class LossLayer(Layer):
@@ -31,3 +45,95 @@ class EuclideanLoss(LossLayer):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
         y = y if y.shape == x.shape else y.reshape(x.shape)
         return F.mse_loss(x.float(), y.float(), reduction="sum") / (2 * x.shape[0])
+
+
+# --------------------------------------------------------------------------------------------------- normalisation
+
+
+def normalization_mode(param: Any, default: str) -> str:
+    """What a ``loss_param`` says the sum is divided by: FULL, VALID, BATCH_SIZE or NONE.
+
+    ``normalize`` is the flag of before these names: true is VALID, false BATCH_SIZE.
+    """
+    if param.HasField("normalization"):
+        return param.NormalizationMode.Name(param.normalization)
+    if param.HasField("normalize"):
+        return "VALID" if param.normalize else "BATCH_SIZE"
+    return default
+
+
+def normalizer(mode: str, count: int, batch: int, valid: Tensor | None) -> Tensor | float:
+    """The divisor, 1 at least.
+
+    Args:
+        count: positions in all.
+        batch: items of the batch.
+        valid: which positions are not ignored; None when all count.
+    """
+    if mode == "VALID" and valid is not None:
+        return valid.sum().clamp(min=1)
+    return float(max(1, {"FULL": count, "VALID": count, "BATCH_SIZE": batch, "NONE": 1}[mode]))
+
+
+@register("SigmoidCrossEntropyLoss", bottoms=2)
+class SigmoidCrossEntropyLoss(LossLayer):
+    """Binary cross-entropy of the sigmoid of each value with a target in 0..1; divided by the batch size by default.
+
+    ``ignore_label`` is compared with the target cut to an integer: with 0 it ignores 0.7 as well, as Caffe does.
+    """
+
+    def setup(self, x: Tensor, target: Tensor) -> None:  # type: ignore[override]
+        if x.numel() != target.numel() or not x.ndim:
+            raise NetError(
+                f"bottoms of shapes {shape_text(x.shape)} and {shape_text(target.shape)} must hold as many values"
+            )
+        loss = self.param.loss_param
+        self.ignore = loss.ignore_label if loss.HasField("ignore_label") else None
+        self.mode = normalization_mode(loss, "BATCH_SIZE")
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+        x = precise(x)
+        target = target.detach().to(x.dtype).reshape(x.shape)
+        losses = F.binary_cross_entropy_with_logits(x, target, reduction="none")
+        valid = None if self.ignore is None else target.trunc() != self.ignore
+        return counted(losses, valid).sum() / normalizer(self.mode, x.numel(), x.shape[0], valid)
+
+
+class _Distance(torch.autograd.Function):
+    """Square root of a squared distance. Its slope is 1 / 2 (d + 1e-4), Caffe's, which is finite at distance 0."""
+
+    @staticmethod
+    def forward(ctx: Any, square: Tensor) -> Tensor:
+        distance = square.sqrt()
+        ctx.save_for_backward(distance)
+        return distance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (distance,) = ctx.saved_tensors
+        return grad / (2 * (distance + 1e-4))
+
+
+@register("ContrastiveLoss", param="contrastive_loss_param", bottoms=3)
+class ContrastiveLoss(LossLayer):
+    """For a pair of features at distance d: d^2 if they are alike (third bottom not 0), else max(margin - d, 0)^2;
+    summed and divided by 2 N. ``legacy_version``: max(margin - d^2, 0) for the others."""
+
+    forced_bottoms = staticmethod(lambda index: index != 2)
+
+    def setup(self, a: Tensor, b: Tensor, alike: Tensor) -> None:  # type: ignore[override]
+        for name, x in zip(self.param.bottom, (a, b), strict=False):
+            if x.ndim < 2 or x.numel() != x.shape[0] * x.shape[1]:
+                raise NetError(f'bottom "{name}" of shape {shape_text(x.shape)} must be N x C, or N x C x 1 x 1')
+        if a.shape[:2] != b.shape[:2]:
+            raise NetError(f"bottoms of shapes {shape_text(a.shape)} and {shape_text(b.shape)} are no pairs")
+        if alike.numel() != a.shape[0]:
+            raise NetError(f"{alike.numel()} labels for {a.shape[0]} pairs: there must be one a pair")
+
+    def forward(self, a: Tensor, b: Tensor, alike: Tensor) -> Tensor:  # type: ignore[override]
+        s = self.settings
+        square = (precise(a).flatten(1) - precise(b).flatten(1)).square().sum(1)
+        # A label counts as the integer it is cut to: 0.5 is 0, not alike.
+        same = alike.detach().reshape(-1).trunc() != 0
+        apart = F.relu(s.margin - square) if s.legacy_version else F.relu(s.margin - _Distance.apply(square)).square()
+        return torch.where(same, square, apart).sum() / (2 * a.shape[0])

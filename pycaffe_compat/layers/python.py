@@ -3,60 +3,27 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import NetError
+from ..blob import Blob, ParameterBlob
+from ..errors import CaffeError, NetError
 from .base import Layer, register
 
 
-class ArrayBlob:
-    """What a Python layer sees of a bottom or top: writable float32 ``data`` and ``diff``, and ``reshape``."""
+class BlobVec(list[ParameterBlob]):
+    """A layer's parameter blobs. ``add_blob(*shape)`` adds one of zeros; a layer's ``setup`` declares its own so."""
 
-    def __init__(self, data: np.ndarray | None = None) -> None:
-        self.data = np.zeros((), np.float32) if data is None else data
-        self._diff: np.ndarray | None = None
+    def __init__(self, layer: Python) -> None:
+        super().__init__()
+        self._layer = layer
 
-    @property
-    def diff(self) -> np.ndarray:
-        if self._diff is None or self._diff.shape != self.data.shape:
-            self._diff = np.zeros(self.data.shape, np.float32)
-        return self._diff
-
-    def reshape(self, *shape: int) -> None:
-        if self.data.shape != shape:
-            self.data = np.zeros(shape, np.float32)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def count(self) -> int:
-        return self.data.size
-
-    def _axis(self, i: int) -> int:
-        return self.data.shape[i] if i < self.data.ndim else 1
-
-    @property
-    def num(self) -> int:
-        return self._axis(0)
-
-    @property
-    def channels(self) -> int:
-        return self._axis(1)
-
-    @property
-    def height(self) -> int:
-        return self._axis(2)
-
-    @property
-    def width(self) -> int:
-        return self._axis(3)
+    def add_blob(self, *shape: int) -> None:
+        self.append(self._layer.add_array(shape))
 
 
 class PythonLayer:
@@ -65,72 +32,118 @@ class PythonLayer:
     Attributes:
         param_str: the string that the net gives.
         phase: TRAIN (0) or TEST (1).
+        blobs: the parameters, see :class:`BlobVec`.
     """
 
+    type = "Python"
     param_str: str = ""
     phase: int = 1
+    blobs: BlobVec
 
-    def setup(self, bottom: Sequence[ArrayBlob], top: Sequence[ArrayBlob]) -> None:
+    def __init__(self, param: Any = None) -> None:
+        """param: the LayerParameter, for classes that look at it in a constructor of their own."""
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Called once when the net is built."""
 
-    def reshape(self, bottom: Sequence[ArrayBlob], top: Sequence[ArrayBlob]) -> None:
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Give the tops their shapes; called before every forward."""
 
-    def forward(self, bottom: Sequence[ArrayBlob], top: Sequence[ArrayBlob]) -> None:
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Write ``top[i].data``."""
 
-    def backward(self, top: Sequence[ArrayBlob], propagate_down: Sequence[bool], bottom: Sequence[ArrayBlob]) -> None:
-        """Write ``bottom[i].diff`` where ``propagate_down[i]``."""
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        """Write ``bottom[i].diff`` where ``propagate_down[i]``; add to ``self.blobs[i].diff``."""
 
 
 class _Bridge(torch.autograd.Function):
-    """Runs a Python layer's numpy protocol inside autograd."""
+    """Runs a Python layer's numpy protocol inside autograd. The parameters are inputs only to be asked about: the
+    layer adds to their diff itself."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Python, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        bottom = [ArrayBlob(np.array(b.detach().cpu().numpy(), np.float32)) for b in bottoms]
-        layer.user.reshape(bottom, layer.top_blobs)
-        layer.user.forward(bottom, layer.top_blobs)
-        ctx.layer, ctx.bottom = layer, bottom
-        device = bottoms[0].device if bottoms else torch.device("cpu")
-        return tuple(torch.from_numpy(np.array(t.data, np.float32)).to(device) for t in layer.top_blobs)
+    def forward(ctx: Any, layer: Python, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        bottom = [Blob() for _ in range(count)]
+        for blob, tensor in zip(bottom, tensors, strict=False):
+            blob.store_data(tensor)
+        top = layer.tops_for(bottom)
+        with layer.users_code():
+            layer.user.reshape(bottom, top)
+            layer.user.forward(bottom, top)
+        ctx.layer, ctx.bottom, ctx.top = layer, bottom, top
+        device = tensors[0].device if tensors else torch.device("cpu")
+        return tuple(torch.from_numpy(blob.data.copy()).to(device) for blob in top)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layer, bottom = ctx.layer, ctx.bottom
-        for blob, grad in zip(layer.top_blobs, grads, strict=True):
+        layer, bottom, top = ctx.layer, ctx.bottom, ctx.top
+        for blob, grad in zip(top, grads, strict=True):
             blob.diff[...] = grad.detach().cpu().numpy()
-        wanted = list(ctx.needs_input_grad[1:])
-        layer.user.backward(layer.top_blobs, wanted, bottom)
-        diffs = (
-            torch.from_numpy(b.diff).to(grads[0].device) if w else None for b, w in zip(bottom, wanted, strict=True)
-        )
-        return (None, *diffs)
+        wanted = list(ctx.needs_input_grad[2 : 2 + len(bottom)])
+        with layer.users_code():
+            layer.user.backward(top, wanted, bottom)
+        diffs = [b.diff_tensor.to(grads[0].device) if w else None for b, w in zip(bottom, wanted, strict=True)]
+        return (None, None, *diffs, *[None] * (len(ctx.needs_input_grad) - 2 - len(bottom)))
 
 
 @register("Python", param="python_param", bottoms=(0, None), tops=(0, None), inplace=True)
 class Python(Layer):
     """A layer of the user's own: ``module`` is imported and its class ``layer`` built."""
 
+    no_onnx = "it runs Python code of the user's own"
+    gradient = "the user's"
+    user: PythonLayer
+
     def setup(self, *bottoms: Tensor) -> None:
         s = self.settings
         try:
             module = importlib.import_module(s.module)
         except ImportError as error:
-            raise NetError(f'module "{s.module}" cannot be imported ({error}): is its folder on PYTHONPATH?') from error
+            missing_caffe = error.name == "caffe"
+            cure = "call pycaffe_compat.install_as_caffe()" if missing_caffe else "is its folder on PYTHONPATH?"
+            raise NetError(f'module "{s.module}" cannot be imported ({error}): {cure}') from error
+        cls = getattr(module, s.layer, None)
+        if cls is None:
+            raise NetError(f'module "{s.module}" ({module.__file__}) has no class "{s.layer}"')
+        self.top_blobs = [Blob() for _ in self.param.top]
+        bottom = [Blob(b.shape) for b in bottoms]
+        with self.users_code():
+            self.user = cls(self.param)
+            self.user.param_str, self.user.phase, self.user.blobs = s.param_str, self.phase, BlobVec(self)
+            self.user.setup(bottom, self.tops_for(bottom))
+
+    def add_array(self, shape: Sequence[int]) -> ParameterBlob:
+        """A new parameter of zeros, as the user's class sees it. Unlike other layers' it is real at once."""
+        name = f"blob{len(self.blob_names)}"
+        self.add_blob(name, shape)
+        self.register_parameter(name, nn.Parameter(torch.zeros(tuple(shape))))
+        return ParameterBlob(self, name)
+
+    def fill(self) -> None:
+        """Nothing to do: the user's ``setup`` has written its values already."""
+
+    def tops_for(self, bottom: Sequence[Blob]) -> list[Blob]:
+        """The top blobs; one that works in place is the bottom itself."""
+        own = dict(zip(self.param.bottom, bottom, strict=True))
+        return [own.get(name, blob) for name, blob in zip(self.param.top, self.top_blobs, strict=True)]
+
+    @contextmanager
+    def users_code(self) -> Iterator[None]:
+        """What goes wrong in the user's own code stays what it is, and says in which layer of which net."""
         try:
-            cls = getattr(module, s.layer)
-        except AttributeError:
-            raise NetError(f'module "{s.module}" ({module.__file__}) has no class "{s.layer}"') from None
-        self.default_loss_weight = 0.0
-        self.user = cls()
-        self.user.param_str, self.user.phase = s.param_str, self.phase
-        self.top_blobs = [ArrayBlob() for _ in self.param.top]
-        self.user.setup([ArrayBlob(np.zeros(tuple(b.shape), np.float32)) for b in bottoms], self.top_blobs)
+            yield
+        except CaffeError as error:
+            raise type(error)(f"{self.label}: {error}") from error
+        except Exception as error:
+            if self.label not in getattr(error, "__notes__", ()):
+                error.add_note(self.label)
+            raise
 
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
-        self.user.reshape([ArrayBlob(np.zeros(tuple(b.shape), np.float32)) for b in bottoms], self.top_blobs)
-        return [torch.empty(top.shape, device="meta") for top in self.top_blobs]
+        bottom = [Blob(b.shape) for b in bottoms]
+        top = self.tops_for(bottom)
+        with self.users_code():
+            self.user.reshape(bottom, top)
+        return [torch.empty(blob.shape, device="meta") for blob in top]
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        return _Bridge.apply(self, *bottoms)
+        return _Bridge.apply(self, len(bottoms), *bottoms, *self.blobs)

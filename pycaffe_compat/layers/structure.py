@@ -1,4 +1,4 @@
-"""Layers that only route, cut and join blobs."""
+"""Layers that only route, cut and join blobs, or hold one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,24 @@ class Split(Layer):
         return (x,) * self.copies
 
 
+@register("Parameter", param="parameter_param", bottoms=0)
+class Parameter(Layer):
+    """A learned blob of the given shape as the top; it starts at 0."""
+
+    value: Tensor
+
+    def setup(self, *bottoms: Tensor) -> None:
+        self.add_blob("value", tuple(self.settings.shape.dim))
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        return self.value
+
+
 @register("Silence", bottoms=(1, None), tops=0)
 class Silence(Layer):
     """Takes blobs that nobody reads, so that they are no outputs of the net."""
+
+    gradient = "no"
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         return ()

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -242,6 +242,8 @@ class Model:
     weights: Path
     qualities: tuple[int, ...]
     """JPEG qualities it was trained on, several if on a range. Empty when the card does not say."""
+    gains: dict[int, float] = field(default_factory=dict)
+    """What it gained over the JPEG, by quality, as its card says: PSNR [dB], mean over the sets it was scored on."""
 
     def distance(self, quality: int) -> int:
         """Quality points from what the model was trained on to ``quality``.
@@ -250,6 +252,17 @@ class Model:
         """
         nearest = min(max(quality, min(self.qualities)), max(self.qualities))
         return quality - nearest
+
+    def rank(self, quality: int) -> tuple[float, float]:
+        """How well it fits a file of this quality: the smallest is best.
+
+        First how far the quality is from what it was trained on, where a network for a range counts as one that was
+        trained 5 points away (paper, figure 5: it is nearly as good everywhere, and best nowhere); then what it
+        gained at the nearest of its own qualities.
+        """
+        spread = 5 if len(self.qualities) > 1 else 0
+        nearest = min(self.gains, key=lambda q: abs(q - quality), default=0)
+        return (abs(self.distance(quality)) + spread, -self.gains.get(nearest, 0.0))
 
     def restorer(self, **options: Any) -> Restorer:
         """A :class:`Restorer` of this model."""
@@ -276,13 +289,9 @@ def list_models() -> list[Model]:
 
 
 def nearest_model(quality: int) -> Model | None:
-    """The model of the library that was trained nearest to a JPEG quality; None if there is none.
-
-    Of several equally near the largest is taken: the deeper networks restore better (paper, tables 3 and 4).
-    """
+    """The model of the library that fits a JPEG quality best (`Model.rank`); None if there is none."""
     models = [model for model in list_models() if model.qualities]
-    order = lambda model: (abs(model.distance(quality)), -model.weights.stat().st_size, model.name)  # noqa: E731
-    return min(models, key=order, default=None)
+    return min(models, key=lambda model: (*model.rank(quality), model.name), default=None)
 
 
 def _read_model(folder: Path) -> Model:
@@ -304,7 +313,7 @@ def _read_model(folder: Path) -> Model:
     if net is None:
         raise WeightsError(f'{card}: network "{net_name}" is neither beside it nor in prototxt/')
     name = folder.resolve().name
-    return Model(name, Path(net), weights, _training_qualities(scores, name))
+    return Model(name, Path(net), weights, _training_qualities(scores, name), _gains(scores, name))
 
 
 def _training_qualities(scores: dict[str, Any], name: str) -> tuple[int, ...]:
@@ -324,6 +333,17 @@ WRITERS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF",
 }  # fmt: skip
 """What the suffix of an output means."""
+
+
+def _gains(scores: dict[str, Any], name: str) -> dict[int, float]:
+    """From the card's rows of this network: {quality: mean over the sets}. Empty for a card without scores."""
+    rows = [row for row in scores.get("results", []) if isinstance(row, dict) and row.get("method") == name]
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        quality, gain = row.get("quality"), row.get("ipsnr")
+        if isinstance(quality, int) and isinstance(gain, int | float):
+            found.setdefault(quality, []).append(float(gain))
+    return {quality: sum(gains) / len(gains) for quality, gains in found.items()}
 
 
 @dataclass

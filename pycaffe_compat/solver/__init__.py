@@ -8,15 +8,8 @@ from .lr_policies import POLICIES, LearningRate
 from .signals import Action, SignalActions, handled
 from .solver import (
     PRECISIONS,
-    AdaDeltaSolver,
-    AdaGradSolver,
-    AdamSolver,
-    NesterovSolver,
-    RMSPropSolver,
-    SGDSolver,
     Solver,
     find_net,
-    get_solver,
 )
 from .update_rules import RULES, UpdateRule
 
@@ -25,17 +18,10 @@ __all__ = [
     "PRECISIONS",
     "RULES",
     "Action",
-    "AdaDeltaSolver",
-    "AdaGradSolver",
-    "AdamSolver",
     "LearningRate",
-    "NesterovSolver",
-    "RMSPropSolver",
-    "SGDSolver",
     "SignalActions",
     "Solver",
     "UpdateRule",
     "find_net",
-    "get_solver",
     "handled",
 ]

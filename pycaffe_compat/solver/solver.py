@@ -17,20 +17,19 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from google.protobuf.message import Message
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import log, resources
 from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
-from ..graph import Graph, as_source
-from ..naming import unknown
+from ..graph import Graph, as_source, share_parameters
 from ..proto import caffe_pb2
 from ..proto.text import NetSource, format_message, read_net, read_solver
 from ..weights import read_weights, write_weights
 from . import debug, snapshot
 from .lr_policies import LearningRate
 from .signals import Action
-from .update_rules import RULES, make_rule
+from .update_rules import make_rule
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -54,13 +53,15 @@ class Solver:
         SolverError: settings that cannot work; it names the file.
         NetError, PrototxtError, DataError, WeightsError: what the file names cannot be used.
 
-    ``net`` is the training net and ``test_nets`` are the others, which share its parameters; ``iter`` counts
+    ``graph`` is the training net and ``test_graphs`` are the others, which share its parameters; ``iter`` counts
     the updates that have been made. After a step the gradients of the parameters hold the update itself, as
-    Caffe's diffs do.
+    Caffe's diffs do. (``pycaffe`` puts pycaffe's face over this: ``net``, ``test_nets``, blobs.)
     """
 
     type: ClassVar[str | None] = None
     """The update rule of a subclass; None takes the file's."""
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
+    """In which order the parameters lie in memory on the CPU."""
 
     def __init__(
         self,
@@ -91,13 +92,13 @@ class Solver:
         if self.param.random_seed >= 0:
             torch.manual_seed(self.param.random_seed)
 
-        self.net = self._make_train_net()
-        self.test_nets = self._make_test_nets()
-        self._rule = make_rule(self.param, self.net.learnable, self.where)
+        self.graph = self._make_train_net()
+        self.test_graphs = self._make_test_nets()
+        self._rule = make_rule(self.param, self.graph.learnable, self.where)
         log.info("Solver scaffolding done.", "solver.cpp:57")
 
         self.iter = 0
-        self.lr = 0.0
+        self.last_lr = 0.0
         """the learning rate of the last update"""
         self.callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self.action: Callable[[], Action] = lambda: Action.NONE
@@ -180,7 +181,7 @@ class Solver:
             state = param.test_state[i] if param.test_state else caffe_pb2.NetState()
             graph = self._build(source, state, caffe_pb2.TEST)
             self._load_listed(graph)
-            share_parameters(self.net, graph)
+            share_parameters(self.graph, graph)
             nets.append(graph)
         return nets
 
@@ -204,7 +205,7 @@ class Solver:
         if self.device.type == "cpu" and not any(node.views for node in graph.nodes):
             # PyTorch's convolutions are 1.3 to 2 times faster so; shapes and snapshots do not change. (A
             # parameter shared under another shape is a view, which this order of memory does not allow.)
-            graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
+            graph.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # missing in the stubs
         if self.device.type != "cpu":
             for layer in graph.data_layers.values():
                 layer.register_forward_hook(lambda _, __, tops: tuple(top.to(self.device) for top in tops))
@@ -236,7 +237,7 @@ class Solver:
             SolverError: the loss is no longer a finite number; the snapshots made before are kept.
         """
         param = self.param
-        log.info(f"Solving {self.net.name}", "solver.cpp:289")
+        log.info(f"Solving {self.graph.name}", "solver.cpp:289")
         log.info(f"Learning Rate Policy: {param.lr_policy}", "solver.cpp:290")
         if param.snapshot or param.snapshot_after_train:
             self._probe()
@@ -253,7 +254,7 @@ class Solver:
         # Caffe looks at the loss after the last update too; this consumes a batch, after the snapshot.
         if param.display and self.iter % param.display == 0:
             with torch.no_grad(), self._autocast():
-                loss = float(self.net.loss(self.net.run()))
+                loss = float(self._forward(self.graph)[1])
             self._smooth(loss, start)
             log.info(f"Iteration {self.iter}, loss = {log.number(self._smoothed)}", "solver.cpp:327")
         if param.test_interval and self.iter % param.test_interval == 0:
@@ -277,7 +278,7 @@ class Solver:
         self._losses, self._smoothed = [], 0.0
         self._timer, self._timed_iter = time.perf_counter(), self.iter
         while self.iter < stop:
-            self._rule.clear()
+            self._clear_gradients()
             if (
                 param.test_interval
                 and self.iter % param.test_interval == 0
@@ -311,26 +312,37 @@ class Solver:
         total = 0.0
         blobs: Mapping[str, Tensor] = {}
         for _ in range(self.param.iter_size):
-            with debug.recorded(self.net) if debugging else nullcontext() as recorder:
+            with debug.recorded(self.graph) if debugging else nullcontext() as recorder:
                 with self._autocast():
-                    blobs = self.net.run()
-                    loss = self.net.loss(blobs)
+                    blobs, loss = self._forward(self.graph)
                 value = loss.item()
                 if not math.isfinite(value):
                     raise self._diverged(f"the loss is {value}")
-                if loss.requires_grad:
-                    loss.backward()
+                self._backward(loss)
                 if recorder is not None:
                     recorder.log_backward()
             total += value
         return total / self.param.iter_size, blobs if display else {}
 
+    def _clear_gradients(self) -> None:
+        self._rule.clear()
+
+    def _forward(self, graph: Graph) -> tuple[Mapping[str, Tensor], Tensor]:
+        """One forward pass of a net: its blobs and its loss."""
+        blobs = graph.run()
+        return blobs, graph.loss(blobs)
+
+    def _backward(self, loss: Tensor) -> None:
+        """The gradients of the training net's last forward pass, added to the parameters'."""
+        if loss.requires_grad:
+            loss.backward()
+
     def apply_update(self) -> None:
         """Turn the gradients into the update of this iteration and make it (without counting it)."""
-        self.lr = self._rate(self.iter)
+        self.last_lr = self._rate(self.iter)
         if self.param.display and self.iter % self.param.display == 0:
-            log.info(f"Iteration {self.iter}, lr = {log.number(self.lr)}", "sgd_solver.cpp:112")
-        self._rule.apply(self.lr, self.iter)
+            log.info(f"Iteration {self.iter}, lr = {log.number(self.last_lr)}", "sgd_solver.cpp:112")
+        self._rule.apply(self.last_lr, self.iter)
 
     def _autocast(self) -> Any:
         if self.precision == "float32":
@@ -371,7 +383,7 @@ class Solver:
         )
         self._timer, self._timed_iter = now, self.iter
         self._log_outputs(
-            "Train", self.net, {name: _values(blobs[name]) for name in self.net.outputs}, "solver.cpp:258"
+            "Train", self.graph, {name: _values(blobs[name]) for name in self.graph.outputs}, "solver.cpp:258"
         )
 
     def _log_outputs(self, which: str, net: Graph, outputs: Mapping[str, list[float]], tag: str) -> None:
@@ -389,10 +401,10 @@ class Solver:
     def test_all(self) -> list[dict[str, list[float]]]:
         """Run each test net for its test_iter batches and log the means of its outputs; also returns them."""
         # A snapshot taken within a test resumes before it, so the sources have to be where they were then.
-        self._test_cursors = [_cursors(net) for net in self.test_nets]
+        self._test_cursors = [_cursors(graph) for graph in self.test_graphs]
         try:
             results = []
-            for i in range(len(self.test_nets)):
+            for i in range(len(self.test_graphs)):
                 if not self._stopping:
                     results.append(self.test(i))
             return results
@@ -402,13 +414,13 @@ class Solver:
 
     def test(self, index: int = 0) -> dict[str, list[float]]:
         """Run one test net; {output: its values, mean over the batches}, or {} if a request to stop came."""
-        net, passes = self.test_nets[index], self.param.test_iter[index]
+        graph, passes = self.test_graphs[index], self.param.test_iter[index]
         log.info(f"Iteration {self.iter}, Testing net (#{index})", "solver.cpp:347")
         sums: dict[str, list[float]] = {}
         total = 0.0
         with (
             torch.no_grad(),
-            debug.recorded(net) if self.param.debug_info else nullcontext(),
+            debug.recorded(graph) if self.param.debug_info else nullcontext(),
             self._autocast(),
         ):
             for _ in range(passes):
@@ -416,10 +428,10 @@ class Solver:
                 if self._stopping:
                     log.info("Test interrupted.", "solver.cpp:396")
                     return {}
-                blobs = net.run()
+                blobs, loss = self._forward(graph)
                 if self.param.test_compute_loss:
-                    total += float(net.loss(blobs))
-                for name in net.outputs:
+                    total += float(loss)
+                for name in graph.outputs:
                     values = _values(blobs[name])
                     sums[name] = (
                         [a + b for a, b in zip(sums[name], values, strict=True)] if name in sums else values
@@ -427,7 +439,7 @@ class Solver:
         if self.param.test_compute_loss and passes:
             log.info(f"Test loss: {log.number(total / passes)}", "solver.cpp:401")
         means = {name: [value / passes for value in values] for name, values in sums.items()}
-        self._log_outputs("Test", net, means, "solver.cpp:414")
+        self._log_outputs("Test", graph, means, "solver.cpp:414")
         return means
 
     def _obey_while_testing(self) -> None:
@@ -459,7 +471,7 @@ class Solver:
             SolverError: the parameters are no longer finite: a bad snapshot shall not follow a good one.
             OSError: the files cannot be written; those from before are as they were.
         """
-        learnable = self.net.learnable
+        learnable = self.graph.learnable
         if not all(bool(entry.parameter.isfinite().all()) for entry in learnable):
             raise self._diverged("the parameters are no longer finite")
         hdf5 = self.param.snapshot_format == caffe_pb2.SolverParameter.HDF5
@@ -484,7 +496,7 @@ class Solver:
                 f"Snapshotting to {kind} file {weights_path}", "solver.cpp:474" if hdf5 else "solver.cpp:464"
             )
             snapshot.write_state(os.fspath(temporary), state)
-            write_weights(weights_path, self.net.param, self.net.weights(), self._diffs())
+            write_weights(weights_path, self.graph.param, self.graph.weights(), self._diffs())
             log.info(
                 f"Snapshotting solver state to {kind} file {state_path}",
                 "sgd_solver.cpp:296" if hdf5 else "sgd_solver.cpp:284",
@@ -497,7 +509,7 @@ class Solver:
             return None
         return {
             name: [_array(torch.zeros_like(blob) if blob.grad is None else blob.grad) for blob in blobs]
-            for name, blobs in self.net.params.items()
+            for name, blobs in self.graph.params.items()
         }
 
     def restore(self, path: str | os.PathLike[str]) -> None:
@@ -513,12 +525,12 @@ class Solver:
         state = snapshot.read_state(path)
         rule = self._rule
         snapshot.fit_history(
-            path, rule.name, rule.slots, state.history, [tuple(e.parameter.shape) for e in self.net.learnable]
+            path, rule.name, rule.slots, state.history, [tuple(e.parameter.shape) for e in self.graph.learnable]
         )
         weights = state.learned_net and snapshot.locate_weights(state.learned_net, path)
         self._check_resume(path, state.resume)
         if weights:
-            self.net.load_weights(read_weights(weights), source=weights)
+            self.graph.load_weights(read_weights(weights), source=weights)
         log.info(f"{rule.name}Solver: restoring history", "sgd_solver.cpp:336")
         with torch.no_grad():
             for tensor, array in zip(rule.history, state.history, strict=True):
@@ -531,10 +543,10 @@ class Solver:
             self._load_resume_state(state.resume)
 
     def _resume_state(self) -> dict[str, Any]:
-        tests = self._test_cursors or [_cursors(net) for net in self.test_nets]
+        tests = self._test_cursors or [_cursors(graph) for graph in self.test_graphs]
         return {
             "version": 1,
-            "train": _cursors(self.net),
+            "train": _cursors(self.graph),
             "test": tests,
             "random": _random_state(self.device),
         }
@@ -547,39 +559,10 @@ class Solver:
             )
 
     def _load_resume_state(self, resume: dict[str, Any]) -> None:
-        _load_cursors(self.net, resume.get("train", {}))
-        for net, cursors in zip(self.test_nets, resume.get("test", ()), strict=False):
+        _load_cursors(self.graph, resume.get("train", {}))
+        for net, cursors in zip(self.test_graphs, resume.get("test", ()), strict=False):
             _load_cursors(net, cursors)
         _load_random_state(resume.get("random", {}))
-
-
-def share_parameters(owner: Graph, user: Graph) -> None:
-    """Let the layers of ``user`` use the very parameters of the layers of the same names in ``owner``.
-
-    Raises:
-        NetError: such a layer has another number or other shapes of parameters.
-    """
-    sources = {node.name: node for node in owner.nodes}
-    for node in user.nodes:
-        source = sources.get(node.name)
-        if source is None or not node.layer.blob_names:
-            continue
-        if [b.shape for b in source.layer.blobs] != [b.shape for b in node.layer.blobs]:
-            raise NetError(
-                f"{node.label}: its parameters have other shapes than those it is to share, of {source.label}"
-            )
-        views = {attribute: (blob, shape) for attribute, blob, shape in source.views}
-        node.views = []
-        for mine, theirs in zip(node.layer.blob_names, source.layer.blob_names, strict=True):
-            node.layer.__dict__.pop(mine, None)
-            if theirs in views:
-                node.layer._parameters.pop(mine, None)
-                node.views.append((mine, *views[theirs]))
-                node.layer.__dict__[mine] = views[theirs][0].view(views[theirs][1])
-            else:
-                blob = getattr(source.layer, theirs)
-                if isinstance(blob, nn.Parameter):
-                    node.layer.register_parameter(mine, blob)
 
 
 def find_net(name: str, solver_path: str = "") -> str:
@@ -671,53 +654,3 @@ def _load_random_state(state: Mapping[str, Any]) -> None:
     if "python" in state:
         version, keys, gauss = state["python"]
         random.setstate((version, tuple(int(k) for k in unpack(keys, np.uint32)), gauss))
-
-
-# ----------------------------------------------------------------------------------------- by pycaffe's names
-
-
-class SGDSolver(Solver):
-    """A solver of type SGD, whatever the file says."""
-
-    type = "SGD"
-
-
-class NesterovSolver(Solver):
-    """A solver of type Nesterov, whatever the file says."""
-
-    type = "Nesterov"
-
-
-class AdaGradSolver(Solver):
-    """A solver of type AdaGrad, whatever the file says."""
-
-    type = "AdaGrad"
-
-
-class RMSPropSolver(Solver):
-    """A solver of type RMSProp, whatever the file says."""
-
-    type = "RMSProp"
-
-
-class AdaDeltaSolver(Solver):
-    """A solver of type AdaDelta, whatever the file says."""
-
-    type = "AdaDelta"
-
-
-class AdamSolver(Solver):
-    """A solver of type Adam, whatever the file says."""
-
-    type = "Adam"
-
-
-def get_solver(param: SolverLike, **options: Any) -> Solver:
-    """The solver that the file's ``type`` names; options as for :class:`Solver`."""
-    where = "solver" if isinstance(param, Message) else os.fspath(param)
-    settings: Any = param if isinstance(param, Message) else read_solver(param)
-    kind = settings.type
-    for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver):
-        if cls.type == kind:
-            return cls(param, **options)
-    raise SolverError(f"{where}: {unknown('solver type', kind, RULES)}")

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pycaffe_compat.data import hdf5
+from pycaffe_compat.data import hdf5, prefetch
 from pycaffe_compat.data.hdf5 import HDF5Source
 from pycaffe_compat.data.orders import draws, permutation
 from pycaffe_compat.errors import DataError
@@ -467,7 +467,7 @@ def test_a_damaged_file_is_an_error_of_next(tmp_path: Path) -> None:
 
 
 def prefetch_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "hdf5-prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 def test_close_ends_the_thread(tmp_path: Path) -> None:
@@ -505,8 +505,8 @@ def test_error_ends_the_thread(tmp_path: Path) -> None:
 
 def test_no_more_batches_are_made_ahead_than_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_database(tmp_path, [5])
-    for bound, expected in ((10**9, hdf5.PREFETCH), (100, 2), (1, 1)):  # a batch is 2 * 5 * 4 bytes
-        monkeypatch.setattr(hdf5, "PREFETCH_BYTES", bound)
+    for bound, expected in ((10**9, prefetch.PREFETCH), (100, 2), (1, 1)):  # a batch is 2 * 5 * 4 bytes
+        monkeypatch.setattr(prefetch, "PREFETCH_BYTES", bound)
         with HDF5Source(path, ["data", "label"], 2) as source:
             source.next()
             assert source._prefetcher is not None

@@ -1,5 +1,6 @@
 """The restorer against plain PyTorch on the reflected image; files against Pillow and NumPy."""
 
+import json
 import os
 from pathlib import Path
 
@@ -171,6 +172,33 @@ def test_models_that_come_with_the_library() -> None:
         if model.qualities:
             near = nearest_model(model.qualities[0])
             assert near is not None and near.distance(model.qualities[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("quality", "chosen"),
+    [(10, "deep_q10"), (12, "deep_q10"), (15, "deep_q10"), (16, "deep_q20"), (28, "mixed"), (60, "mixed"), (90, "mixed")],
+)
+def test_the_model_that_fits_a_quality_best(
+    quality: int, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearest first, a network for a range as if 5 points off; of equals the one that gained more."""
+    for name, trained, gain in (
+        ("deep_q10", 10, 1.5),
+        ("shallow_q10", 10, 1.3),
+        ("deep_q20", 20, 1.4),
+        ("mixed", [10, 20, 30, 40, 50, 60], 1.2),
+    ):
+        folder = tmp_path / "models" / name
+        folder.mkdir(parents=True)
+        (folder / "weights.caffemodel").touch()
+        rows = [{"method": name, "quality": q, "ipsnr": gain} for q in np.atleast_1d(trained).tolist()]
+        rows.append({"method": "distorted", "quality": 10, "ipsnr": 9.0})
+        card = {"model": "l4.prototxt", "trained_on_quality": trained, "results": rows}
+        (folder / "scores.json").write_text(json.dumps(card))
+    monkeypatch.setattr("pycaffe_compat.resources.root", lambda: str(tmp_path))
+    near = nearest_model(quality)
+    assert near is not None
+    assert near.name == chosen
 
 
 # ---- Files ---------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pycaffe_compat.solver import Solver, get_solver
+from pycaffe_compat.solver import Solver
 from pycaffe_compat.weights import read_weights
 
 RUNS = [
@@ -45,21 +45,21 @@ def losses_of(solver: Solver, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_trajectory(run: str, golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(golden / "solvers")
     expected = json.loads(Path("summary.json").read_text())[run]
-    solver = get_solver(f"{run}_solver.prototxt")
-    solver.net.load_weights(read_weights(f"{'L8' if run.startswith('L8') else 'L4'}_init.caffemodel"))
+    solver = Solver(f"{run}_solver.prototxt")
+    solver.graph.load_weights(read_weights(f"{'L8' if run.startswith('L8') else 'L4'}_init.caffemodel"))
     losses = losses_of(solver, monkeypatch)
     tolerance = 1e-3 if run in NOISY else 1e-5
     with np.load(f"{run}_traj.npz") as trajectory:
         for iteration in range(1, 21):
             solver.step(1)
             assert solver.iter == iteration
-            assert solver.lr == pytest.approx(expected["lr"][iteration - 1], rel=1e-5)
+            assert solver.last_lr == pytest.approx(expected["lr"][iteration - 1], rel=1e-5)
             keys = [key for key in trajectory.files if key.startswith(f"iter{iteration}/")]
             if keys:
-                weights = solver.net.weights()
+                weights = solver.graph.weights()
                 names = [key.split("/")[1].rsplit(":", 1) for key in keys]
                 ours = np.concatenate([weights[layer][int(i)].ravel() for layer, i in names])
                 theirs = np.concatenate([trajectory[key].ravel() for key in keys])
-                assert len(names) == len(solver.net.learnable)
+                assert len(names) == len(solver.graph.learnable)
                 assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs), iteration
     np.testing.assert_allclose(losses, expected["losses"], rtol=10 * tolerance)

@@ -24,16 +24,16 @@ SolverFile = Callable[..., str]
 
 def same(ours: Solver, theirs: Solver) -> None:
     """Everything that a run consists of is equal, bit for bit."""
-    for a, b in zip(ours.net.learnable, theirs.net.learnable, strict=True):
+    for a, b in zip(ours.graph.learnable, theirs.graph.learnable, strict=True):
         assert torch.equal(a.parameter, b.parameter)
     for x, y in zip(ours._rule.history, theirs._rule.history, strict=True):
         assert torch.equal(x, y)
-    assert (ours.iter, ours.lr, ours._rate.current_step) == (
+    assert (ours.iter, ours.last_lr, ours._rate.current_step) == (
         theirs.iter,
-        theirs.lr,
+        theirs.last_lr,
         theirs._rate.current_step,
     )
-    for mine, other in zip((ours.net, *ours.test_nets), (theirs.net, *theirs.test_nets), strict=True):
+    for mine, other in zip((ours.graph, *ours.test_graphs), (theirs.graph, *theirs.test_graphs), strict=True):
         for name, layer in mine.data_layers.items():
             assert layer.source.state_dict() == other.data_layers[name].source.state_dict()
 
@@ -223,7 +223,7 @@ def test_kill_at_any_moment_leaves_a_good_pair(
             whole = Solver(path, max_iter=resumed.iter)
             whole.param.snapshot = 0
             whole.step(resumed.iter)
-            for a, b in zip(resumed.net.learnable, whole.net.learnable, strict=True):
+            for a, b in zip(resumed.graph.learnable, whole.graph.learnable, strict=True):
                 assert torch.equal(a.parameter, b.parameter)
         for file in (workdir / "killed").iterdir():
             file.unlink()
@@ -238,7 +238,7 @@ def test_diffs_are_saved_on_request(suffix: str, solver_file: SolverFile) -> Non
     solver = Solver(solver_file(**fields))
     solver.step(1)
     solver.snapshot()
-    update = solver.net.params["conv1"][0].grad
+    update = solver.graph.params["conv1"][0].grad
     assert update is not None
     path = f"out/s_iter_1.caffemodel{suffix}"
     if suffix:
@@ -253,11 +253,11 @@ def test_diffs_are_saved_on_request(suffix: str, solver_file: SolverFile) -> Non
 
 def test_memory_format_does_not_show_in_files(solver_file: SolverFile, workdir: Path) -> None:
     solver = Solver(solver_file())
-    assert solver.net.params["conv2"][0].is_contiguous(memory_format=torch.channels_last)
+    assert solver.graph.params["conv2"][0].is_contiguous(memory_format=torch.channels_last)
     solver.step(1)
     solver.snapshot()
     stored = read_weights("out/s_iter_1.caffemodel")["conv2"][0]
-    np.testing.assert_array_equal(stored, solver.net.params["conv2"][0].detach().numpy())
+    np.testing.assert_array_equal(stored, solver.graph.params["conv2"][0].detach().numpy())
 
 
 def test_a_moved_folder_finds_its_weights(solver_file: SolverFile, workdir: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_moved_folder_finds_its_weights(solver_file: SolverFile, workdir: Path
     (workdir / "out").rename(workdir / "moved")
     again = Solver(solver_file("other.prototxt", random_seed=3))
     again.restore("moved/s_iter_1.solverstate")
-    same_weights = zip(again.net.learnable, solver.net.learnable, strict=True)
+    same_weights = zip(again.graph.learnable, solver.graph.learnable, strict=True)
     assert all(torch.equal(a.parameter, b.parameter) for a, b in same_weights)
     (workdir / "moved" / "s_iter_1.caffemodel").unlink()
     with pytest.raises(
@@ -299,7 +299,7 @@ def test_state_of_another_solver_type_or_net(solver_file: SolverFile, workdir: P
     solver.step(1)
     state = solver.snapshot()
     adam = Solver(solver_file("adam.prototxt", type='"Adam"'))
-    before = [e.parameter.detach().clone() for e in adam.net.learnable]
+    before = [e.parameter.detach().clone() for e in adam.graph.learnable]
     message = (
         "out/s_iter_1.solverstate: holds 4 history blobs; Adam needs 8 for the 4 parameters of this net: "
         "was it written by another solver type or net?"
@@ -307,7 +307,7 @@ def test_state_of_another_solver_type_or_net(solver_file: SolverFile, workdir: P
     with pytest.raises(WeightsError) as caught:
         adam.restore(state)
     assert str(caught.value) == message
-    assert all(torch.equal(a, e.parameter) for a, e in zip(before, adam.net.learnable, strict=True))
+    assert all(torch.equal(a, e.parameter) for a, e in zip(before, adam.graph.learnable, strict=True))
     text = (workdir / "net.prototxt").read_text().replace("num_output: 5", "num_output: 6")
     (workdir / "wide.prototxt").write_text(text)
     with pytest.raises(WeightsError, match="history blob 0 has shape 5x1x3x3, the net's parameter 6x1x3x3"):
@@ -416,13 +416,13 @@ def test_shared_parameters_resume_and_reach_the_test_net(
     (workdir / "net.prototxt").write_text(data + "\n".join(layers))
     path = solver_file(snapshot_format=snapshot_format, test_iter=2, test_interval=3, base_lr=1e-4)
     whole = Solver(path)
-    params = whole.net.params
+    params = whole.graph.params
     assert params["conv0"][0] is params["conv1"][0]
     assert params["conv2"][0].data_ptr() == params["conv3"][0].data_ptr()
-    assert len(whole.net.learnable) == 5  # w, b, v, and the biases of conv2 and conv3
+    assert len(whole.graph.learnable) == 5  # w, b, v, and the biases of conv2 and conv3
     whole.solve()
-    (test_net,) = whole.test_nets
-    for name, blobs in whole.net.params.items():
+    (test_net,) = whole.test_graphs
+    for name, blobs in whole.graph.params.items():
         assert [b.data_ptr() for b in blobs] == [b.data_ptr() for b in test_net.params[name]]
     Solver(path, max_iter=4).solve()
     second = Solver(path)

@@ -1,0 +1,159 @@
+"""Batches from LMDB databases of Datum records, as Caffe's Data layer gives them: in the order of the keys."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple, NoReturn
+
+import lmdb
+
+from pycaffe_compat.data.datum import datum_to_array, parse_datum
+from pycaffe_compat.data.prefetch import Source, one_line
+from pycaffe_compat.data.records import Item, RecordReader
+from pycaffe_compat.data.transform import Transformer
+from pycaffe_compat.errors import DataError
+
+
+class Record(NamedTuple):
+    key: bytes
+    value: bytes
+
+
+class Database:
+    """An LMDB opened for reading, at ``path`` (its folder, or the file itself).
+
+    Raises:
+        DataError: it is missing, no LMDB, shorter than it says, or empty; the message begins with the path.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self.file = os.path.join(path, "data.mdb") if os.path.isdir(path) else path
+        if not os.path.exists(path):
+            self.fail("no such LMDB (looked for from the working directory)")
+        if not os.path.exists(self.file):
+            kind = "a LevelDB" if os.path.exists(os.path.join(path, "CURRENT")) else "no LMDB"
+            self.fail(f"is {kind}: there is no data.mdb in this folder")
+        try:
+            # No lock: the folder may be read-only, and nobody writes to a database that is trained from.
+            self.env = lmdb.open(path, subdir=os.path.isdir(path), readonly=True, lock=False, create=False)
+            last_page, page_size = self.env.info()["last_pgno"], self.env.stat()["psize"]
+            self.rows: int = self.env.stat()["entries"]
+        except (lmdb.Error, OSError) as error:
+            self.fail(f"cannot be opened as an LMDB ({one_line(error)})", error)
+        self.bytes = os.path.getsize(self.file)
+        # Reading beyond a memory-mapped file's end is a signal, not an error: it has to be known before.
+        if self.bytes < (last_page + 1) * page_size:
+            self.fail(
+                f"is cut off: {self.file} has {self.bytes} bytes, its header says {(last_page + 1) * page_size}; "
+                "copy it again"
+            )
+        if not self.rows:
+            self.fail("holds no records")
+
+    def fail(self, message: str, cause: BaseException | None = None) -> NoReturn:
+        raise DataError(f"{self.path}: {message}") from cause
+
+    def records(self, first: int = 0) -> Iterator[Record]:
+        """The records from number ``first`` on, to the end, in the order of their keys.
+
+        Raises:
+            DataError: the database is damaged.
+        """
+        try:
+            with self.env.begin(buffers=True) as transaction:
+                for key, value in islice(transaction.cursor().iternext(), first, None):
+                    if len(value) > self.bytes:
+                        self.fail(f"record {key_text(bytes(key))}: is damaged: its size is {len(value)} bytes")
+                    yield Record(bytes(key), bytes(value))
+        except lmdb.Error as error:
+            self.fail(f"is damaged ({one_line(error)})", error)
+
+
+_open: weakref.WeakValueDictionary[tuple[Any, ...], Database] = weakref.WeakValueDictionary()
+
+
+def open_database(path: str) -> Database:
+    """The LMDB at ``path``. A process may open one only once, so the nets of a training share it.  Raises DataError."""
+    try:
+        status = os.stat(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)
+        key: tuple[Any, ...] = (os.path.realpath(path), status.st_ino, status.st_mtime_ns)  # another one may come there
+    except OSError:
+        return Database(path)  # says what is wrong
+    database = _open.get(key)
+    if database is None:
+        database = _open[key] = Database(path)
+    return database
+
+
+def key_text(key: bytes) -> str:
+    """A record's key as messages show it."""
+    return '"' + key.decode("utf-8", "backslashreplace").encode("unicode_escape").decode()[:100] + '"'
+
+
+class _Reader(RecordReader[Record]):
+    def __init__(self, source: str, **shared: Any):
+        super().__init__(source, **shared)
+        try:
+            self.database = open_database(source)
+        except DataError as error:
+            self.fail(str(error).removeprefix(f"{source}: "), error)
+        self.reads.append(self.database.file)
+        self.rows = self.database.rows
+        self.begin()
+
+    def records(self, at: int) -> Iterator[Record]:
+        first = at % self.rows
+        while True:
+            count = 0
+            try:
+                for record in self.database.records(first):
+                    count += 1
+                    yield record
+            except DataError as error:
+                self.fail(str(error).removeprefix(f"{self.database.path}: "), error)
+            if not count:
+                self.fail(f"has fewer than the {self.rows} records that its header says")
+            first = 0
+
+    def place(self, record: Record) -> str:
+        return f"{self.source}: record {key_text(record.key)}"
+
+    def decode(self, record: Record) -> Item:
+        datum = parse_datum(record.value)
+        return datum_to_array(datum, self.transformer.color), datum.label
+
+
+class LMDBSource(Source[int]):
+    """Endless batches of the Datum records of an LMDB, in the order of their keys.
+
+    source      path of the database
+    transformer what is done to each image
+    batch_size  records a batch
+    tops        1: images only; 2: images and labels
+    seed        of the crops and mirrors
+    where       what errors begin with
+    rank, ranks of ``ranks`` processes that share the database this one is number ``rank``: it gets every ranks-th
+                record
+
+    Records of different sizes need a crop, or a batch of 1. A damaged record is a :class:`DataError` with its key,
+    when its turn comes.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        transformer: Transformer,
+        batch_size: int,
+        tops: int = 2,
+        *,
+        seed: int = 0,
+        where: str = "",
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        shared = {"transformer": transformer, "batch_size": batch_size, "tops": tops, "seed": seed, "where": where}
+        super().__init__(_Reader(os.fspath(source), **shared, rank=rank, ranks=ranks))

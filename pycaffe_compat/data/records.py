@@ -1,0 +1,116 @@
+"""Batches of single images with a label, from databases whose records stand in an order: LMDB and image lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pycaffe_compat.data.prefetch import Batch, Reader
+from pycaffe_compat.data.transform import Transformer
+from pycaffe_compat.errors import DataError
+
+Raw = TypeVar("Raw")
+Item = tuple[NDArray[Any], int]
+"""Pixels, channels x height x width, and the label."""
+
+
+class RecordReader(Reader[int], Generic[Raw]):
+    """Reads one record after another, over the database's end and on. The position counts them, over all epochs.
+
+    With ``ranks`` processes that read the same database, record number i (of all epochs) belongs to rank i mod ranks;
+    the others pass it by without decoding it.
+
+    A subclass sets ``rows``, calls ``super().__init__`` and then, when it can read, ``begin``.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        transformer: Transformer,
+        batch_size: int,
+        tops: int,
+        seed: int,
+        where: str,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        self.where, self.source = where, source
+        self.label = f"{where}: {source}" if where else source
+        if batch_size < 1:
+            self.fail(f"batch_size is {batch_size}; it must be at least 1")
+        self.transformer, self.batch_size, self.tops = transformer, batch_size, tops
+        self.seed = seed % 2**64
+        self.rank, self.ranks = rank, ranks
+        self.reads = [source, *transformer.reads]
+
+    def begin(self) -> None:
+        """Reads the first record: its shape is what the net is built for."""
+        image, _ = self._item(next(self.records(self.start())), self.start())
+        self.shapes = [(self.batch_size, *image.shape), (self.batch_size,)][: self.tops]
+
+    def start(self) -> int:
+        return 0
+
+    def records(self, at: int) -> Iterator[Raw]:
+        """Endless: the records from number ``at`` of all epochs on, not decoded yet."""
+        raise NotImplementedError
+
+    def place(self, record: Raw) -> str:
+        """Where a record stands, for messages: the database and the key or line."""
+        raise NotImplementedError
+
+    def fail_at(self, record: Raw, message: str, cause: BaseException | None = None) -> NoReturn:
+        where = f"{self.where}: " if self.where else ""
+        raise DataError(f"{where}{self.place(record)}: {message}") from cause
+
+    def decode(self, record: Raw) -> Item:
+        """DataError where it is damaged: says how, not which."""
+        raise NotImplementedError
+
+    def _item(self, record: Raw, at: int) -> tuple[NDArray[np.float32], int]:
+        try:
+            image, label = self.decode(record)
+            return self.transformer(image, self.seed, 1, at), label
+        except DataError as error:
+            self.fail_at(record, str(error), error)
+
+    def batches(self, at: int) -> Iterator[tuple[Batch, int]]:
+        records = self.records(at)
+        while True:
+            data: NDArray[np.float32] | None = None
+            labels = np.empty(self.batch_size, np.float32)
+            filled = 0
+            while filled < self.batch_size:
+                record = next(records)
+                if at % self.ranks == self.rank:
+                    image, labels[filled] = self._item(record, at)
+                    if data is None:  # a batch has the shape of its first image: with a batch of 1, all sizes are fine
+                        data = np.empty((self.batch_size, *image.shape), np.float32)
+                    elif image.shape != data.shape[1:]:
+                        self.fail_at(
+                            record,
+                            f"is of shape {_text(image.shape)}, the batch's first of {_text(data.shape[1:])}: resize "
+                            "them, set crop_size, or use batch_size 1",
+                        )
+                    data[filled] = image
+                    filled += 1
+                at += 1
+            assert data is not None
+            yield [data, labels][: self.tops], at
+
+    def position_dict(self, at: int) -> dict[str, int]:
+        return {"offset": at, "rows": self.rows}
+
+    def parse_position(self, values: dict[str, int], seed: int) -> int:
+        if values["rows"] != self.rows:
+            self.fail(f"the saved data position is of a database with {values['rows']} rows; this one has {self.rows}")
+        if values["offset"] < 0:
+            self.fail(f"the saved data position lies outside the database (offset {values['offset']})")
+        return values["offset"]
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

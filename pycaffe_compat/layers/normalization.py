@@ -1,0 +1,138 @@
+"""Layers that bring values to a common scale: BatchNorm, MVN, LRN."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import NetError
+from ..proto import caffe_pb2
+from .base import Layer, register, shape_text
+
+
+@register("BatchNorm", param="batch_norm_param", inplace=True)
+class BatchNorm(Layer):
+    """(x - mean) / sqrt(variance + eps) for each channel (axis 1); learned scale and shift are a Scale layer's.
+
+    Blobs: the *sums* of the means and of the variances over all training batches, older ones weighing less by
+    ``moving_average_fraction`` a batch, and the sum of these weights, which the sums are divided by (0: they are 0).
+    The variance that is summed up is the unbiased one, m / (m - 1) times the one that the batch is divided by.
+
+    ``use_global_stats`` (default: in TEST only) takes the blobs' mean and variance and leaves the blobs alone;
+    otherwise the batch's own are taken and added to the blobs, in TEST too. The net's phase decides, not PyTorch's
+    ``train()`` and ``eval()``. No solver touches the blobs: their ``lr_mult`` is 0.
+    """
+
+    fresh_output = True
+    mean: Tensor
+    variance: Tensor
+    factor: Tensor
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        s = self.settings
+        if not x.ndim:
+            raise NetError("BatchNorm needs a batch axis: its bottom is a scalar")
+        self.global_stats = s.use_global_stats if s.HasField("use_global_stats") else self.phase == caffe_pb2.TEST
+        self.fraction, self.eps = s.moving_average_fraction, s.eps
+        channels = x.shape[1] if x.ndim > 1 else 1
+        for name, shape in (("mean", (channels,)), ("variance", (channels,)), ("factor", (1,))):
+            self.add_blob(name, shape)
+        specs = self.param.param
+        if any(spec.HasField("lr_mult") and spec.lr_mult for spec in specs):
+            raise NetError("the blobs of BatchNorm are statistics, not learned: lr_mult must be 0, or not given")
+        while len(specs) < 3:
+            specs.add()
+        for spec in specs:
+            spec.lr_mult = 0
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self.normalize(x)
+
+    def normalize(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """The layer's top, times ``weight`` plus ``bias`` for each channel where they are given."""
+        maps = x if x.ndim > 1 else x.unsqueeze(1)
+        sums = (self.mean.detach(), self.variance.detach(), self.factor.detach())
+        if self.global_stats:
+            scale = torch.where(sums[2] == 0, sums[2], 1 / sums[2])
+            mean, variance = sums[0] * scale, sums[1] * scale
+            y = F.batch_norm(maps, mean, variance, weight, bias, False, 0.0, self.eps)
+            return y.reshape(x.shape)
+        mean, variance = torch.zeros_like(sums[0]), torch.zeros_like(sums[1])
+        if maps.numel() == maps.shape[1]:
+            # One value a channel: it is its own mean; there is no unbiased variance, 0 takes its place.
+            mean = maps.detach().flatten()
+            y = F.batch_norm(maps - maps, mean - mean, variance, weight, bias, False, 0.0, self.eps)
+        else:
+            # With momentum 1 PyTorch leaves the batch's own mean and unbiased variance in the two.
+            y = torch.batch_norm(maps, weight, bias, mean, variance, True, 1.0, self.eps, False)
+        with torch.no_grad():
+            for total, value in zip(sums, (mean, variance, torch.ones_like(sums[2])), strict=True):
+                total.mul_(self.fraction).add_(value)
+        return y.reshape(x.shape)
+
+
+@register("MVN", param="mvn_param", inplace=True)
+class MVN(Layer):
+    """x minus its mean, over its standard deviation + eps, for each channel of each image (or each image as a whole).
+
+    The gradient is the original's, (g - mean(g) - y mean(g y)) / (deviation + eps), which is the true one up to eps.
+    The true one divides y mean(g y) by the deviation alone, and has no value where that is 0.
+    """
+
+    gradient = "the original's"
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        s = self.settings
+        if not x.ndim:
+            raise NetError("MVN needs a batch axis: its bottom is a scalar")
+        self.lead = 1 if s.across_channels else min(2, x.ndim)
+        self.normalize_variance, self.eps = s.normalize_variance, s.eps
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        axes = tuple(range(self.lead, x.ndim))
+        if not axes:
+            return x - x
+        y = x - x.mean(axes, keepdim=True)
+        if not self.normalize_variance:
+            return y
+        variance = y.square().mean(axes, keepdim=True)
+        divisor = variance.detach().sqrt() + self.eps
+        if variance.requires_grad:
+            # The same number; its derivative by the variance is 1 / (2 divisor).
+            divisor = (divisor.square() + (variance - variance.detach())).sqrt()
+        return y / divisor
+
+
+@register("LRN", param="lrn_param")
+class LRN(Layer):
+    """x over (k + alpha mean x^2)^beta, the mean being over a window of ``local_size`` around the value.
+
+    ACROSS_CHANNELS: a window of channels, cut off at the ends, but divided by local_size all the same.
+    WITHIN_CHANNEL: a square window of the map, zeros around it; k is 1 whatever the file says.
+    """
+
+    across: Tensor
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        s = self.settings
+        if x.ndim != 4:
+            raise NetError(f"LRN takes 4 axes (num, channels, height, width), not {shape_text(x.shape)}")
+        if s.local_size % 2 == 0:
+            raise NetError(f"local_size {s.local_size} must be odd: the window has a middle")
+        self.size, self.alpha, self.beta = s.local_size, s.alpha, s.beta
+        self.within = s.norm_region == s.WITHIN_CHANNEL
+        self.k = 1.0 if self.within else s.k
+        if not self.within:
+            # Sums over neighbouring channels as a 1x1 convolution: twice as fast as PyTorch's own local_response_norm.
+            channel = torch.arange(x.shape[1])
+            near = (channel[:, None] - channel).abs() <= self.size // 2
+            self.register_buffer("across", near.float()[:, :, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        square = x * x
+        if self.within:
+            total = F.avg_pool2d(square, self.size, 1, self.size // 2) * self.alpha
+        else:
+            total = F.conv2d(square, self.across) * (self.alpha / self.size)
+        return x * (total + self.k).pow(-self.beta)

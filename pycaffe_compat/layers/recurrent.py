@@ -1,0 +1,183 @@
+"""Recurrent layers: LSTM and RNN over whole sequences, and LSTMUnit, a single step.
+
+The original unrolls each into a net of InnerProduct, Scale and other layers; here they are a loop, with the blobs in
+the same order.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import NetError
+from .base import Layer, fixed, register, shape_text
+
+
+def lstm_step(c: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM: the cell's new state and its output.
+
+    Args:
+        c: the state before, (..., N).
+        gates: what goes into the input, forget and output gates and the new values, in this order: (..., 4 N).
+        cont: (..., 1); 0 where a sequence begins: the state before does not count.
+    """
+    i, f, o, g = gates.chunk(4, -1)
+    c = cont * torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return c, torch.sigmoid(o) * torch.tanh(c)
+
+
+@register("LSTMUnit", bottoms=3, tops=2)
+class LSTMUnit(Layer):
+    """One step of an LSTM. Bottoms: state c (1, B, N), gates i, f, o, g (1, B, 4 N), cont (1, B); tops: c, h."""
+
+    forced_bottoms = staticmethod(lambda index: index != 2)
+
+    def setup(self, c: Tensor, gates: Tensor, cont: Tensor) -> None:  # type: ignore[override]
+        shapes = ", ".join(shape_text(b.shape) for b in (c, gates, cont))
+        if c.ndim != 3 or c.shape[0] != 1:
+            raise NetError(f"the state has shape 1 x batch x N; the bottoms have {shapes}")
+        if gates.shape != (1, c.shape[1], 4 * c.shape[2]) or cont.shape != (1, c.shape[1]):
+            raise NetError(f"a state of {shape_text(c.shape)} goes with gates 1xBx4N and cont 1xB; bottoms: {shapes}")
+
+    def forward(self, c: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return lstm_step(c, gates, cont.unsqueeze(-1))
+
+
+class Recurrent(Layer):
+    """A layer over sequences: x (T, B, ...) and cont (T, B) make the top (T, B, num_output).
+
+    ``cont`` is 0 where a sequence begins, 1 where it goes on. If it is 1 at the first step, the state goes on from the
+    last forward, without a gradient to it; see :meth:`reset`. A further bottom (B, ...) is a static input, the same at
+    every step. With ``expose_hidden`` the state comes from bottoms and goes to tops, each (1, B, num_output), instead.
+
+    Exported (``torch.export``, ONNX), the layer knows of no earlier forward: its state begins at 0.
+
+    The gradient with ``expose_hidden`` is the true one: it goes to the state's bottoms and comes from its tops. The
+    original ignores both.
+    """
+
+    states: tuple[str, ...]
+    """The state's parts; each is a buffer, (1, B, num_output), empty before the first forward."""
+    input_blobs: tuple[str, str, str]
+    """Names of the input's weight and bias and of the static input's weight."""
+    gates = 1
+    forced_bottoms = staticmethod(lambda index: index != 1)
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s, count = self.settings, len(self.states)
+        if s.num_output < 1:
+            raise NetError(f"num_output {s.num_output} is not positive")
+        self.num_output, self.expose = s.num_output, s.expose_hidden
+        given = 2 + count * self.expose
+        if len(bottoms) not in (given, given + 1):
+            states = "".join(f", {name}" for name in self.states) if self.expose else ""
+            raise NetError(f"has {len(bottoms)} bottoms, they must be: x, cont, (a static input){states}")
+        if len(self.param.top) != 1 + count * self.expose:
+            states = "".join(f" and {name}" for name in self.states) if self.expose else ""
+            raise NetError(f"has {len(self.param.top)} tops, they must be: the output{states}")
+        self.static = len(bottoms) == given + 1
+        x, cont = bottoms[:2]
+        if x.ndim < 2 or cont.shape != x.shape[:2]:
+            raise NetError(
+                f"x is time x batch x ..., cont time x batch: not {shape_text(x.shape)} and {shape_text(cont.shape)}"
+            )
+        static = bottoms[2:3] if self.static else ()
+        if any(not b.ndim or b.shape[0] != x.shape[1] for b in static):
+            raise NetError(f"the static input is batch x ..., not {shape_text(static[0].shape)}")
+        for b in bottoms[2 + self.static :]:
+            if b.shape != (1, x.shape[1], s.num_output):
+                want = (1, x.shape[1], s.num_output)
+                raise NetError(f"the state is 1 x batch x num_output, {shape_text(want)}, not {shape_text(b.shape)}")
+        width = self.gates * s.num_output
+        weight, bias, static_weight = self.input_blobs
+        self.add_blob(weight, (width, x.shape[2:].numel()), s.weight_filler)
+        self.add_blob(bias, (width,), s.bias_filler)
+        for b in static:
+            self.add_blob(static_weight, (width, b.shape[1:].numel()), s.weight_filler)
+        self.add_own_blobs()
+        for name in self.states:
+            self.register_buffer(name, torch.empty(0), persistent=False)
+
+    def add_own_blobs(self) -> None:
+        """Declare the blobs behind those of the input."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it learns")
+
+    def step(self, state: list[Tensor], x: Tensor, cont: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The state after a step and what it outputs, from the state before, the inputs' part and cont (1, B, 1)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it computes")
+
+    def forget(self) -> None:
+        """Forget the state: the next forward begins at 0 whatever cont says."""
+        for name in self.states:
+            setattr(self, name, getattr(self, name).new_empty(0))
+
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        x, cont = bottoms[:2]
+        weight, bias = (getattr(self, name) for name in self.input_blobs[:2])
+        inputs = F.linear(x.flatten(2) if x.ndim > 2 else x.unsqueeze(2), weight, bias)  # all steps at once
+        if self.static:
+            inputs = inputs + F.linear(bottoms[2].reshape(x.shape[1], -1), getattr(self, self.input_blobs[2]))
+        keeps = not self.expose and not torch.compiler.is_exporting() and not x.is_meta
+        if self.expose:
+            state = list(bottoms[2 + self.static :])
+        else:
+            state = [x.new_zeros(1, x.shape[1], self.num_output) for _ in self.states]
+            before = [getattr(self, name) for name in self.states]
+            if keeps and before[0].shape == state[0].shape:
+                state = before
+        tops = []
+        for t in range(fixed(x.shape[:1])[0]):
+            state, top = self.step(state, inputs[t : t + 1], cont[t : t + 1].unsqueeze(-1))
+            tops.append(top)
+        if keeps:
+            for name, value in zip(self.states, state, strict=True):
+                setattr(self, name, value.detach())
+        top = torch.cat(tops)
+        return (top, *state) if self.expose else top
+
+
+@register("LSTM", param="recurrent_param", bottoms=(2, 5), tops=(1, 3))
+class LSTM(Recurrent):
+    """Long short-term memory; see :class:`Recurrent` for bottoms and tops.
+
+    The gates are W_xc x + b_c + W_xc_static x_static + W_hc (cont h), in the order i, f, o, g; see :func:`lstm_step`.
+    Blobs: W_xc (4 N, K), b_c (4 N), W_xc_static (4 N, K') if there is a static input, W_hc (4 N, N).
+    """
+
+    states = ("h", "c")
+    input_blobs = ("W_xc", "b_c", "W_xc_static")
+    gates = 4
+    W_hc: Tensor
+
+    def add_own_blobs(self) -> None:
+        self.add_blob("W_hc", (4 * self.num_output, self.num_output), self.settings.weight_filler)
+
+    def step(self, state: list[Tensor], x: Tensor, cont: Tensor) -> tuple[list[Tensor], Tensor]:
+        h, c = state
+        c, h = lstm_step(c, F.linear(cont * h, self.W_hc) + x, cont)
+        return [h, c], h
+
+
+@register("RNN", param="recurrent_param", bottoms=(2, 4), tops=(1, 2))
+class RNN(Recurrent):
+    """h = tanh(W_hh (cont h) + W_xh x + b_h + W_xh_static x_static), top = tanh(W_ho h + b_o); see :class:`Recurrent`.
+
+    Blobs: W_xh (N, K), b_h (N), W_xh_static (N, K') if there is a static input, W_hh (N, N), W_ho (N, N), b_o (N).
+    """
+
+    states = ("h",)
+    input_blobs = ("W_xh", "b_h", "W_xh_static")
+    W_hh: Tensor
+    W_ho: Tensor
+    b_o: Tensor
+
+    def add_own_blobs(self) -> None:
+        s, n = self.settings, self.num_output
+        self.add_blob("W_hh", (n, n), s.weight_filler)
+        self.add_blob("W_ho", (n, n), s.weight_filler)
+        self.add_blob("b_o", (n,), s.bias_filler)
+
+    def step(self, state: list[Tensor], x: Tensor, cont: Tensor) -> tuple[list[Tensor], Tensor]:
+        h = torch.tanh(F.linear(cont * state[0], self.W_hh) + x)
+        return [h], torch.tanh(F.linear(h, self.W_ho, self.b_o))

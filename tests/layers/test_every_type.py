@@ -1,0 +1,141 @@
+"""What holds for every registered type: it has a row in a table, compiles, exports; docs/layers.md says what is so.
+
+The tables are the ``TABLE`` and ``FORWARD_ONLY`` of the test files here; a type's first row is its sample.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from docs.layer_table import layer_table
+from pycaffe_compat import NetError
+from pycaffe_compat.export import Deployed, export_onnx, verify_onnx
+from pycaffe_compat.graph import TEST, Graph
+from pycaffe_compat.layers import REGISTRY
+from pycaffe_compat.proto import caffe_pb2
+from pycaffe_compat.proto.text import parse_net
+from tests.layers.harness import build, ids, op, values
+
+HERE = Path(__file__).resolve().parent
+# Types whose tests are not rows of a table.
+ELSEWHERE = {
+    "HDF5Data": "tests/data_sources/test_hdf5_source.py",
+    "Input": "every row",
+    "Python": "tests/layers/test_layers.py",
+    "Silence": "tests/layers/test_layers.py",
+}
+PARAMETER = (
+    'layer { name: "w" type: "Parameter" top: "w" parameter_param { shape { dim: 3 } } }'
+    'layer { name: "op" type: "Bias" bottom: "a" bottom: "w" top: "y" }'
+)
+SILENCE = op("Split", tops=["y", "z"]) + 'layer { name: "s" type: "Silence" bottom: "z" }'
+
+
+def samples() -> dict[str, tuple[str, Any]]:
+    """Layer text and bottoms of a row of each type."""
+    found: dict[str, tuple[str, Any]] = {
+        "Input": (op("AbsVal"), [(2, 3)]),
+        "Parameter": (PARAMETER, [(2, 3)]),
+        "Silence": (SILENCE, [(2, 3)]),
+    }
+    for file in sorted(HERE.glob("test_*_layers.py")) + [HERE / "test_layers.py"]:
+        module = importlib.import_module(f"tests.layers.{file.stem}")
+        for row in [*getattr(module, "TABLE", []), *getattr(module, "FORWARD_ONLY", [])]:
+            found.setdefault(ids(row[0]) or "", (row[0], row[1]))
+    return found
+
+
+SAMPLES = samples()
+TYPES = sorted(name for name in REGISTRY if not name.startswith("Test"))
+COMPUTED = [name for name in TYPES if name in SAMPLES and not REGISTRY[name].cls.no_onnx]
+
+
+def test_every_type_has_a_row_or_a_test_of_its_own() -> None:
+    assert not set(TYPES) - set(SAMPLES) - set(ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPUTED if name != "Filter"])
+def test_it_compiles_as_one_graph(name: str) -> None:
+    """(Filter does not: the sizes behind it are not known when it is compiled.)"""
+    text, bottoms = SAMPLES[name]
+    given = [torch.from_numpy(v) for v in values(bottoms)]
+    want = build(text, bottoms, TEST)
+    graph = build(text, bottoms, TEST)
+    graph.load_state_dict(want.state_dict())
+    torch._dynamo.reset()
+    got = torch.compile(graph, fullgraph=True, backend="eager")(*given)
+    for top, value in want(*given).items():
+        torch.testing.assert_close(got[top], value)
+
+
+@pytest.mark.parametrize("name", [name for name in TYPES if name in SAMPLES])
+def test_it_has_a_gradient_where_it_says_so(name: str) -> None:
+    text, bottoms = SAMPLES[name]
+    if name in ("Input", "Silence"):
+        assert REGISTRY[name].cls.gradient == "no"
+        return
+    graph = build(text, bottoms)
+    tops = graph.run(*(torch.from_numpy(v).requires_grad_() for v in values(bottoms)))
+    assert any(tops[top].requires_grad for top in graph.nodes[-1].tops) == (REGISTRY[name].cls.gradient != "no")
+
+
+def test_what_has_a_form_in_onnx_computes_the_same_there(tmp_path: Path) -> None:
+    """One net of all types' samples, side by side, as ONNX Runtime computes it."""
+    net, inputs = caffe_pb2.NetParameter(name="samples"), []
+    for name in COMPUTED:
+        text, bottoms = SAMPLES[name]
+        inputs += values(bottoms)
+        for layer in build(text, bottoms, TEST).param.layer:
+            copy = net.layer.add()
+            copy.CopyFrom(layer)
+            copy.name = f"{name} {layer.name}"
+            copy.bottom[:] = [f"{name} {blob}" for blob in layer.bottom]
+            copy.top[:] = [f"{name} {blob}" for blob in layer.top]
+    model = Deployed(Graph(net, TEST))
+    export_onnx(model, tmp_path / "samples.onnx")
+    assert verify_onnx(model, tmp_path / "samples.onnx", [inputs]) < 1e-5
+    refused = {name for name in TYPES if REGISTRY[name].cls.no_onnx}
+    assert set(COMPUTED) | refused == set(TYPES)
+
+
+def test_what_has_no_form_in_onnx_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "same_layer.py").write_text(
+        "import pycaffe_compat as caffe\n"
+        "class Same(caffe.Layer):\n"
+        "    def reshape(self, bottom, top):\n"
+        "        top[0].reshape(*bottom[0].data.shape)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    graph = build(op("Python", "python_param { module: 'same_layer' layer: 'Same' }"), [(2, 3)])
+    with pytest.raises(NetError, match=r'test.prototxt:2: layer "op" \(Python\): has no form in ONNX: it runs Python'):
+        export_onnx(Deployed(graph), tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+FIXED = """
+layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 dim: 6 dim: 6 } } }
+layer { name: "pool" type: "Pooling" bottom: "x" top: "pool" pooling_param { kernel_size: 3 stride: 2 } }
+layer { name: "ip" type: "InnerProduct" bottom: "pool" top: "ip" inner_product_param { num_output: 3 } }
+"""
+
+
+def test_a_size_that_a_layer_fixes_is_fixed_in_onnx(tmp_path: Path) -> None:
+    import onnx
+
+    model = Deployed(Graph(parse_net(FIXED), TEST))
+    export_onnx(model, tmp_path / "net.onnx")
+    (value,) = onnx.load(tmp_path / "net.onnx").graph.input
+    assert [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] == ["batch", 2, 6, 6]
+    x = np.random.default_rng(0).standard_normal((5, 2, 6, 6)).astype(np.float32)
+    assert verify_onnx(model, tmp_path / "net.onnx", [[x]]) < 1e-6
+
+
+def test_the_table_of_layers_is_current(repo_root: Path) -> None:
+    """Write it anew with docs/layer_table.py."""
+    assert (repo_root / "docs/layers.md").read_text() == layer_table(repo_root)

@@ -1,0 +1,129 @@
+"""tools/reproduce.py: its commands, its order, its refusals; and one network from photographs to a model's folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pycaffe_compat import CaffeError, DataError, resources
+from pycaffe_compat.restoration.restore import find_model
+from pycaffe_compat.restoration.results import NETWORKS
+from tools import make_patches, reproduce, train_net
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Folders as they are asked for, each with a smooth gray picture or two."""
+    y, x = np.mgrid[:80, :90]
+    for i, folder in enumerate(("bsds500/train", "bsds500/test", "bsds500/val", "live1")):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        for k in range(2):
+            wave = 128 + 60 * np.sin(x / (5 + i)) * np.cos(y / (7 + k))
+            name = "parrots" if k else "other"
+            Image.fromarray(wave.astype(np.uint8)).save(tmp_path / "photos" / folder / f"{name}.png")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_commands_are_those_of_the_programs(name: str) -> None:
+    network = NETWORKS[name]
+    commands = reproduce.databases(network, Path("photos"))
+    made = [make_patches.parse(words) for words in commands]
+    assert [args.output for args in made] == [f"{network.database}_train", f"{network.database}_test"]
+    assert made[0].images == ["photos/bsds500/train", "photos/bsds500/test"]
+    assert made[1].images == ["photos/bsds500/val"]
+    args = train_net.parser().parse_args(reproduce.training(network, Path("models")))
+    assert args.train_data == f"{made[0].output}.txt"
+    assert args.snapshot_prefix.endswith(name)
+    assert bool(args.weights) == bool(network.start)
+
+
+def test_the_nets_own_databases_are_the_same(repo_root: Path) -> None:
+    for name in ("l4_residual_q10", "l4_direct_q10", "l4_edge_q10", "l8_residual_q20", "arcnn_q10"):
+        network = NETWORKS[name]
+        lines = Path(resources.net_path(network.net)).read_text().splitlines()
+        comments = {line.split("make_patches.py ")[1] for line in lines if line.startswith("# database:")}
+        assert comments == {" ".join(words) for words in reproduce.databases(network, Path("."))}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table9"], "there is no part 'table9'; there are table3"),
+        (["train", "l9"], "there is no network 'l9'; there are l4_residual_q10"),
+        ([], "the following arguments are required: PART"),
+        (["all", "--precision", "float16"], "invalid choice: 'float16'"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_photographs_that_are_missing_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"bsds500/train: no such folder: --data is the folder of bsds500/ and live1/"):
+        reproduce.main(["--data", str(tmp_path), "table3"])
+
+
+def test_a_network_that_starts_from_a_missing_one_says_so(photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(CaffeError, match="l4_residual_q20 starts from l4_residual_q10, which is not in .*: train that first"):
+        reproduce.train(NETWORKS["l4_residual_q20"], photographs, tmp_path, "float32")
+
+
+@pytest.mark.slow
+def test_from_photographs_to_a_model_and_a_page(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped in the middle, gone on, and then not done again."""
+    monkeypatch.chdir(tmp_path)
+    text = Path(resources.net_path("solver_l4_quick.prototxt")).read_text()
+    text = re.sub(r"(max_iter|test_interval|snapshot|test_iter|display): \d+", r"\1: 2", text)
+    (tmp_path / "short.prototxt").write_text(text)
+    name = "l4_residual_q10"
+    small = replace(NETWORKS[name], solver=str(tmp_path / "short.prototxt"), patches=32)
+    monkeypatch.setitem(reproduce.NETWORKS, name, small)
+    command = ["--data", str(photographs), "--models", "models", "--output", "results"]
+
+    monkeypatch.setattr(reproduce, "publish", lambda *a: pytest.fail("stopped before"))
+    (tmp_path / "short.prototxt").write_text(text.replace("max_iter: 2", "max_iter: 4") + "\n")
+    with pytest.MonkeyPatch.context() as stopped:
+        ran = reproduce.run
+
+        def stop(program: str, *arguments: object) -> None:
+            more = ["--max_iter", "2"] if program == "train_net" else []
+            ran(program, *arguments, *more)
+
+        stopped.setattr(reproduce, "run", stop)
+        with pytest.raises(CaffeError, match="stopped before iteration 4; the same command goes on from there"):
+            reproduce.main([*command, "train", name])
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(reproduce.NETWORKS, name, small)
+    capfd.readouterr()
+    assert reproduce.main([*command, "train", name]) == 0
+    assert "--snapshot snapshots/l4_residual_q10_iter_2.solverstate" in capfd.readouterr().out
+    folder = tmp_path / "models" / name
+    have = {path.name for path in folder.iterdir()}
+    assert have == {"weights.caffemodel", "model.onnx", "train.log", "scores.json", "README.md", "filters"}
+    assert find_model(folder).qualities == (10,)
+    assert json.loads((folder / "scores.json").read_text())["iterations"] == 4
+
+    before = (folder / "weights.caffemodel").stat().st_mtime_ns
+    assert reproduce.main([*command, "train", name]) == 0
+    assert (folder / "weights.caffemodel").stat().st_mtime_ns == before
+
+    assert reproduce.main([*command, "table5", "figure6", "figure7"]) == 0
+    shown = capfd.readouterr().out
+    assert "l4_direct_q10: not in models, left out (`train l4_direct_q10` makes it)" in shown
+    page = (tmp_path / "results" / "README.md").read_text()
+    assert "| L4 residual |" in page
+    assert {"figure6.png", "figure7.png", "scores.json"} <= {p.name for p in (tmp_path / "results").iterdir()}
+    assert "parrots, JPEG quality 10, l4_residual_q10" in (tmp_path / "results" / "local" / "index.html").read_text()
