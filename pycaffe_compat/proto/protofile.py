@@ -267,7 +267,8 @@ class _Parser:
         return int(word, 16 if "x" in word else 10)
 
     def _error(self, message: str) -> SchemaError:
-        return SchemaError(f"line {self._tokens[self._at - 1].line}: {message}")
+        shown = "".join(char if char.isprintable() else "?" for char in message[:160])
+        return SchemaError(f"line {self._tokens[self._at - 1].line}: {shown}")
 
 
 def _tokenize(text: str) -> Iterator[_Token]:

@@ -1,6 +1,7 @@
 """Arrays in BlobProto messages and messages in files, held against protobuf's own reading and writing."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,29 @@ def test_values_that_are_not_packed() -> None:
         view = memoryview(content)
         np.testing.assert_array_equal(binary.blob_bytes_to_array(view, 0, len(view)), values)
         np.testing.assert_array_equal(blob_to_array(caffe_pb2.BlobProto.FromString(content)), values)
+
+
+@pytest.mark.parametrize(
+    ("blob", "message"),
+    [
+        (caffe_pb2.BlobProto(shape=caffe_pb2.BlobShape(dim=[1] * 33), data=[1]), "a blob has 33 axes: Caffe's have at most 32"),
+        (caffe_pb2.BlobProto(shape=caffe_pb2.BlobShape(dim=[2**31 - 1] * 100_000)), "has 100000 axes"),
+        (caffe_pb2.BlobProto(shape=caffe_pb2.BlobShape(dim=[2**31 - 1] * 31 + [0])), "is too large"),
+        (caffe_pb2.BlobProto(shape=caffe_pb2.BlobShape(dim=[2**20, 2**20, 2**10]), data=[1]), "1048576x1048576x1024 holds 1 values"),
+        (caffe_pb2.BlobProto.FromString(b"\x50\x03\x62\x04abcd"), "raw values of type 3"),
+    ],
+)
+def test_shapes_that_nothing_has(blob: caffe_pb2.BlobProto, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        blob_to_array(blob)
+
+
+def test_many_values_one_by_one_take_no_time() -> None:
+    """A tag in front of each of a million numbers."""
+    content = memoryview((b"\x2d" + np.float32(1.5).tobytes()) * 1_000_000 + b"\x3a\x04\x08\xc0\x84\x3d")
+    started = time.monotonic()
+    values = binary.blob_bytes_to_array(content, 0, len(content))
+    assert values.shape == (1_000_000,) and (values == 1.5).all() and time.monotonic() - started < 1
 
 
 @given(st.integers(0, 2**63 - 1), st.binary(max_size=3))
