@@ -124,9 +124,9 @@ def test_shapes_that_nothing_has(blob: caffe_pb2.BlobProto, message: str) -> Non
 def test_many_values_one_by_one_take_no_time() -> None:
     """A tag in front of each of a million numbers."""
     content = memoryview((b"\x2d" + np.float32(1.5).tobytes()) * 1_000_000 + b"\x3a\x04\x08\xc0\x84\x3d")
-    started = time.monotonic()
+    started = time.process_time()
     values = binary.blob_bytes_to_array(content, 0, len(content))
-    assert values.shape == (1_000_000,) and (values == 1.5).all() and time.monotonic() - started < 1
+    assert values.shape == (1_000_000,) and (values == 1.5).all() and time.process_time() - started < 1
 
 
 @given(st.integers(0, 2**63 - 1), st.binary(max_size=3))

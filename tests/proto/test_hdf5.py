@@ -96,12 +96,12 @@ def test_hostile_weights(
     Path("other.raw").write_bytes(bytes(16))
     with h5py.File("w.h5", "w") as file:
         make(file)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(WeightsError) as caught:
         read_weights("w.h5")
     said = str(caught.value)
     assert said.startswith("w.h5: ") and message in said and said.isprintable()
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # KiB
 
 
