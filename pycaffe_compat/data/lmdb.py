@@ -17,7 +17,6 @@ from pycaffe_compat.data.records import Item, RecordReader
 from pycaffe_compat.data.transform import Transformer
 from pycaffe_compat.errors import DataError
 
-
 _CLOSING_SECONDS = 5.0
 
 
