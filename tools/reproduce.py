@@ -407,7 +407,9 @@ def write_page(place: Place) -> None:
     """docs/results/README.md from what has been made; and local/index.html, with photographs, for the own eyes."""
     page = report.Page()
     for name, (title, _, _) in TABLES.items():
-        page.tables[title] = table(name, place.book)
+        blocks = [block for block in table(name, place.book) if block.lines]
+        if blocks:
+            page.tables[title] = blocks
     page.pictures = [picture for picture in PICTURES if (place.output / picture.file).exists()]
     if (place.output / "speed.json").exists():
         about = json.loads((place.output / "speed.json").read_text())
