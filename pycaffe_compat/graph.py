@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from os import PathLike
 from typing import Any
@@ -25,8 +25,10 @@ from torch import Tensor, nn
 
 from .errors import CaffeError, NetError, WeightsError
 from .layers import lookup
-from .layers.base import Layer, as_tuple, shape_text
+from .layers.base import Layer, shape_text
 from .layers.data import DataLayer
+from .layers.elementwise import Scale
+from .layers.normalization import BatchNorm, ScaledBatchNorm
 from .memory import physical_memory, shown_bytes
 from .naming import did_you_mean
 from .proto import caffe_pb2
@@ -121,6 +123,7 @@ class Graph(nn.Module):
         self.outputs = sorted(unread)
         self._plan_backward()
         self._plan_memory()
+        self._steps = self._plan_steps()
 
     # ------------------------------------------------------------------------------------------------- building
 
@@ -319,6 +322,27 @@ class Graph(nn.Module):
                     if name not in keep:
                         node.last_use.append(name)
 
+    def _plan_steps(self) -> list[Node]:
+        """What ``forward`` computes: every node but Input layers, and a BatchNorm with the Scale above it as one."""
+        steps: list[Node] = []
+        for node in self.nodes:
+            norm, scale = steps[-1].layer if steps else None, node.layer
+            if (
+                isinstance(norm, BatchNorm)
+                and isinstance(scale, Scale)
+                and node.bottoms == steps[-1].tops
+                and not (node.detached or node.views)
+                and ScaledBatchNorm.fits(norm, scale, len(self.shapes[node.bottoms[0]]))
+            ):
+                first = steps.pop()
+                both = replace(node, bottoms=first.bottoms, detached=first.detached)
+                both.last_use = [n for n in first.last_use + node.last_use if n in first.bottoms + node.tops]
+                both.layer = ScaledBatchNorm(norm, scale)  # type: ignore[assignment]  # it only computes
+                steps.append(both)
+            elif node.type != "Input":
+                steps.append(node)
+        return steps
+
     def _owner_id(self, node_index: int, blob_index: int) -> int:
         """Position in ``learnable`` of a node's parameter blob (its owner's, when it is shared)."""
         if (node_index, blob_index) in self._shared:
@@ -335,7 +359,7 @@ class Graph(nn.Module):
             inputs, named: the input blobs, in the net's order or by name; any shape that the layers accept.
         """
         blobs = self._given(inputs, named)
-        for node in self.nodes:
+        for node in self._steps:
             self._compute(node, blobs)
             for name in node.last_use:
                 del blobs[name]
@@ -345,7 +369,8 @@ class Graph(nn.Module):
         """Like ``forward``, but every blob is kept and returned; one changed in place holds its last value."""
         blobs = self._given(inputs, named)
         for node in self.nodes:
-            self._compute(node, blobs)
+            if node.type != "Input":
+                self._compute(node, blobs)
         return blobs
 
     def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
@@ -372,14 +397,16 @@ class Graph(nn.Module):
         return blobs
 
     def _compute(self, node: Node, blobs: dict[str, Tensor]) -> None:
-        if node.type == "Input":
-            return
-        bottoms = [blobs[b] for b in node.bottoms]
+        bottoms = [blobs[name] for name in node.bottoms]
         for i in node.detached:
             bottoms[i] = bottoms[i].detach()
         for attribute, owner, shape in node.views:
             node.layer.__dict__[attribute] = owner.view(shape)
-        blobs.update(zip(node.tops, as_tuple(node.layer(*bottoms)), strict=True))
+        tops = node.layer(*bottoms)
+        if isinstance(tops, Tensor):
+            blobs[node.tops[0]] = tops
+        else:
+            blobs.update(zip(node.tops, tops, strict=True))
 
     # ----------------------------------------------------------------------------------------------- parameters
 

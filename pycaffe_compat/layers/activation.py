@@ -18,6 +18,8 @@ from .base import Layer, canonical_axis, register
 class ReLU(Layer):
     """max(0, x), or x * negative_slope where x is negative."""
 
+    keeps_shape = True
+
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         self.negative_slope = self.settings.negative_slope
 

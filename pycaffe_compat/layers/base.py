@@ -94,6 +94,8 @@ class Layer(nn.Module):
     """Whether a gradient goes through it: yes, no, or whose."""
     no_onnx = ""
     """Why the type has no form in ONNX; empty when it has one."""
+    keeps_shape = False
+    """The top is like the bottom in shape and type: nothing has to be run to know it."""
     fresh_output = False
     """The output is newly allocated and not needed for this layer's own gradient: the next layer may overwrite it."""
     forced_bottoms: Callable[[int], bool] = staticmethod(lambda index: True)
@@ -134,6 +136,8 @@ class Layer(nn.Module):
 
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
         """Shapes of the tops, as meta tensors: by running ``forward`` there, on copies of the blobs without values."""
+        if self.keeps_shape:
+            return (torch.empty_like(bottoms[0]),)
         own = [*self.named_parameters(), *self.named_buffers()]
         meta = {name: torch.empty_like(value, device="meta") for name, value in own}
         with torch.no_grad():

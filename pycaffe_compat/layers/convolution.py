@@ -136,6 +136,8 @@ class _Windows(Layer):
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.axis == 1:
+            if len(bottoms) == 1:
+                return self.apply_to(bottoms[0])
             tops = tuple(self.apply_to(x) for x in bottoms)
         else:
             lead = bottoms[0].shape[: self.axis]

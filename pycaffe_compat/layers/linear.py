@@ -35,8 +35,9 @@ class InnerProduct(Layer):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         weight = self.weight.t() if self.transpose else self.weight
-        vectors = x.reshape(*x.shape[: self.axis], math.prod(fixed(x.shape[self.axis :])))
-        return F.linear(vectors, weight, self.bias if self.bias_term else None)
+        if x.ndim > self.axis + 1:
+            x = x.reshape(*x.shape[: self.axis], math.prod(fixed(x.shape[self.axis :])))
+        return F.linear(x, weight, self.bias if self.bias_term else None)
 
 
 @register("Embed", param="embed_param")
