@@ -162,10 +162,11 @@ def publish(network: Network, weights: Path, data: Path, models: Path, command: 
 
 
 def keep_filters(network: Network, folder: Path) -> None:
-    """The first layer of some snapshots, for figure 7: small where the snapshots are not."""
+    """The first layer of the snapshots at 1000, 2000, 4000, ... and the last, for figure 7: small where they are not."""
     snapshots = filters.find_snapshots(f"snapshots/{network.name}")
     (folder / "filters").mkdir(exist_ok=True)
-    for snapshot in snapshots:
+    doubling = {1000 * 2**k for k in range(10)}
+    for snapshot in [s for s in snapshots if s.iteration in doubling or s is snapshots[-1]]:
         weights = read_weights(snapshot.path)
         first = filters.filter_layer(weights, None, snapshot.path)
         net = caffe_pb2.NetParameter(name=network.name)
