@@ -115,7 +115,7 @@ def load(
         dialect: whose Caffe the net is for ("bvlc", "ssd", "nvidia", "intel", "community", or a fork's .proto file);
             None finds out.
     """
-    graph = Graph(read_net(net, dialect), phase, level, stages)
+    graph = Graph(read_net(net, dialect) if dialect else net, phase, level, stages)
     if weights is not None:
         graph.load_weights(read_weights(weights), str(weights))
     return graph.eval()
