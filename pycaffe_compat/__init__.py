@@ -112,7 +112,7 @@ def load(
     Args:
         net: path of the prototxt.
         weights: path of a .caffemodel or .h5; without it the fillers' values stay.
-        dialect: whose Caffe the net is for ("bvlc", "ssd", "nvidia", "intel", "community", or a fork's .proto file);
+        dialect: whose Caffe the net is for ("bvlc", "ssd", "nvidia", "community", "intel", or a fork's .proto file);
             None finds out.
     """
     graph = Graph(read_net(net, dialect) if dialect else net, phase, level, stages)

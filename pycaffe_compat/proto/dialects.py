@@ -3,8 +3,8 @@
     bvlc        stock Caffe
     ssd         weiliu89/caffe: object detection (Permute, PriorBox, Normalize, DetectionOutput, ...)
     nvidia      NVIDIA/caffe: half precision, DetectNet, and SSD's
-    intel       intel/caffe: CPU engines, R-FCN, and SSD's
     community   SSD's and single layers of papers (ROIPooling, Interp, ShuffleChannel, Upsample, ...)
+    intel       intel/caffe: CPU engines, R-FCN, and SSD's
 
 One schema for all cannot be: forks gave one number to different fields, so a binary file means something else in
 each. ``NAME.proto`` beside this file is what a fork adds. Which dialect a file is in is found by trial: the first
@@ -35,7 +35,7 @@ from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.protofile import SchemaError, read_schema
 from pycaffe_compat.proto.schema import load_schema
 
-NAMES = ("bvlc", "ssd", "nvidia", "intel", "community")
+NAMES = ("bvlc", "ssd", "nvidia", "community", "intel")  # intel last: its strings may be any bytes
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ SAMPLES = {
     "ssd": 'layer { name: "a" type: "Permute" permute_param { order: 0 order: 2 order: 1 } }',
     "nvidia": 'default_forward_type: FLOAT16 layer { name: "a" type: "ReLU" forward_type: FLOAT16 backward_math: FLOAT }',
     "intel": 'layer { name: "a" type: "ReLU" relu_param { engine: MKL2017 } engine: "MKLDNN" }',
-    "community": 'layer { name: "a" type: "ROIPooling" roi_pooling_param { pooled_h: 7 pooled_w: 7 spatial_scale: 0.0625 } interp_param { height: 3 } }',
+    "community": 'layer { name: "a" type: "ROIPooling" roi_pooling_param { pooled_h: 7 pooled_w: 7 spatial_scale: 0.0625 } interp_param { height: 3 } upsample_param { scale: 2 } mish_param { engine: CUDNN } }',
 }
 
 
@@ -166,7 +166,7 @@ def test_a_schema_of_the_users(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("sdd", None, 'unknown dialect "sdd"; did you mean "ssd"? (known: bvlc, ssd, nvidia, intel, community), or give a .proto'),
+        ("sdd", None, 'unknown dialect "sdd"; did you mean "ssd"? (known: bvlc, ssd, nvidia, community, intel), or give a .proto'),
         ("absent.proto", None, "absent.proto: cannot be read: No such file"),
         ("a.proto", b"message M {", "a.proto: the file ends in the middle of a definition"),
         ("a.proto", b"\nservice X { }", "a.proto: line 2: message or enum expected, found service"),
