@@ -162,7 +162,7 @@ def publish(network: Network, weights: Path, data: Path, models: Path, command: 
 
 
 def keep_filters(network: Network, folder: Path) -> None:
-    """The first layer of the snapshots at 1000, 2000, 4000, ... and the last, for figure 7: small where they are not."""
+    """The first layer of the snapshots at 1000, 2000, 4000, ... and of the last one, for figure 7."""
     snapshots = filters.find_snapshots(f"snapshots/{network.name}")
     (folder / "filters").mkdir(exist_ok=True)
     doubling = {1000 * 2**k for k in range(10)}

@@ -12,9 +12,10 @@ All estimates of a pixel are averaged, by weights that fall with their variance.
 replaces the threshold by a Wiener filter whose spectrum is the first pass's result.
 
 Numbers are the publication's and those of the authors' released demonstration (order mixture of the kernels, scales,
-Gamma). What they leave free was chosen on ten photographs of BSDS500 train: the coefficients of columns are aligned
-at the first row, as in Sikora's SA-DCT (alignment by frequency is up to 0.02 dB worse), and the image goes on beyond
-its border as its mirror image. The authors cap the number of estimates of a pixel to save time; here all are used.
+Gamma). What they leave free was chosen on five to ten photographs of BSDS500 train: the coefficients of columns are
+aligned at the first row, as in Sikora's SA-DCT (alignment by frequency is up to 0.02 dB worse), and the image goes on
+beyond its border as its mirror image. The authors cap the number of estimates of a pixel to save time; here all are
+used.
 
 Measured on LIVE1 (PSNR / PSNR-B / SSIM 8x8), the paper's row behind:
 
