@@ -112,10 +112,10 @@ def load(
     Args:
         net: path of the prototxt.
         weights: path of a .caffemodel or .h5; without it the fillers' values stay.
-        dialect: whose Caffe the net is for ("bvlc", "ssd", "nvidia", "intel", "community", or a fork's .proto file);
+        dialect: whose Caffe the net is for ("bvlc", "ssd", "nvidia", "community", "intel", or a fork's .proto file);
             None finds out.
     """
-    graph = Graph(read_net(net, dialect), phase, level, stages)
+    graph = Graph(read_net(net, dialect) if dialect else net, phase, level, stages)
     if weights is not None:
         graph.load_weights(read_weights(weights), str(weights))
     return graph.eval()

@@ -14,6 +14,7 @@ JSON text: number 5000 of the binary message, which other readers skip as protob
 """
 
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -97,7 +98,6 @@ def read_state(path: str) -> State:
     try:
         with open(path, "rb") as file:
             head = file.read(len(SIGNATURE))
-            content = b"" if head == SIGNATURE else head + file.read()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
     if head == SIGNATURE:
@@ -107,7 +107,8 @@ def read_state(path: str) -> State:
         raise WeightsError(f"{path}: is not a .solverstate: it holds no iteration")
     try:
         history = [blob_to_array(blob) for blob in message.history]
-        resume = _find_resume(content)
+        with open(path, "rb") as file:
+            resume = _find_resume(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (ValueError, WeightsError) as error:
         raise WeightsError(f"{path}: is damaged: {error}") from error
     return State(
@@ -132,7 +133,7 @@ def _parse_resume(path: str, text: bytes | str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- protobuf form
 
 
-def _find_resume(content: bytes) -> bytes:
+def _find_resume(content: mmap.mmap) -> bytes:
     """Our extra field of a serialised SolverState; b"" when it has none.  Raises WireError.
 
     By hand, because protobuf's access to unknown fields changes with its major versions.

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from pycaffe_compat.errors import CaffeError
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.binary import blob_bytes_to_array
@@ -102,7 +104,10 @@ def blob(content: bytes) -> None:
         array = blob_bytes_to_array(memoryview(content), 0, len(content))
     except ValueError:  # a WireError: its callers name the file
         return
-    read = caffe_pb2.BlobProto.FromString(content)
+    try:
+        read = caffe_pb2.BlobProto.FromString(content)
+    except DecodeError:  # in a field that ours has no use for
+        return
     if read.ByteSize() and not read.double_data:
         assert array.size in (len(read.data), array.size if not read.data else -1)
 
