@@ -86,7 +86,7 @@ setup(
         "pycaffe_compat": ["py.typed"],
         "pycaffe_compat.proto": ["*.proto", "*.desc", "*.pyi"],
         "pycaffe_compat.prototxt": ["*"],
-        "pycaffe_compat.models": ["*", "*/*"],
+        "pycaffe_compat.models": ["*", "*/*", "*/*/*"],
     },
     include_package_data=False,  # a list above says what travels, whatever else lies in the folders
     zip_safe=False,  # nets and weights are opened by path

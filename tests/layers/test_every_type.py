@@ -29,12 +29,25 @@ ELSEWHERE = {
     "Input": "every row",
     "Python": "tests/layers/test_layers.py",
     "Silence": "tests/layers/test_layers.py",
-}
+} | dict.fromkeys(
+    ("Data", "DummyData", "HDF5Output", "ImageData", "MemoryData", "WindowData"), "tests/layers/test_data_layers.py"
+)
 PARAMETER = (
     'layer { name: "w" type: "Parameter" top: "w" parameter_param { shape { dim: 3 } } }'
     'layer { name: "op" type: "Bias" bottom: "a" bottom: "w" top: "y" }'
 )
 SILENCE = op("Split", tops=["y", "z"]) + 'layer { name: "s" type: "Silence" bottom: "z" }'
+# Their tables are test_losses.py's, in a form of their own.
+LABELS = np.array([0, 2], np.float32)
+LOSSES: dict[str, tuple[str, Any]] = {
+    "Accuracy": (op("Accuracy", bottoms=2), [(2, 3), LABELS]),
+    "ContrastiveLoss": (op("ContrastiveLoss", bottoms=3), [(2, 3), (2, 3), np.array([0, 1], np.float32)]),
+    "HingeLoss": (op("HingeLoss", bottoms=2), [(2, 3), LABELS]),
+    "InfogainLoss": (op("InfogainLoss", bottoms=3), [(2, 3), LABELS, np.eye(3, dtype=np.float32).reshape(1, 1, 3, 3)]),
+    "MultinomialLogisticLoss": (op("MultinomialLogisticLoss", bottoms=2), [np.full((2, 3), 1 / 3), LABELS]),
+    "SigmoidCrossEntropyLoss": (op("SigmoidCrossEntropyLoss", bottoms=2), [(2, 3), np.eye(2, 3, dtype=np.float32)]),
+    "SoftmaxWithLoss": (op("SoftmaxWithLoss", bottoms=2), [(2, 3), LABELS]),
+}
 
 
 def samples() -> dict[str, tuple[str, Any]]:
@@ -43,6 +56,7 @@ def samples() -> dict[str, tuple[str, Any]]:
         "Input": (op("AbsVal"), [(2, 3)]),
         "Parameter": (PARAMETER, [(2, 3)]),
         "Silence": (SILENCE, [(2, 3)]),
+        **LOSSES,
     }
     for file in sorted(HERE.glob("test_*_layers.py")) + [HERE / "test_layers.py"]:
         module = importlib.import_module(f"tests.layers.{file.stem}")
@@ -60,6 +74,8 @@ def test_every_type_has_a_row_or_a_test_of_its_own() -> None:
     assert not set(TYPES) - set(SAMPLES) - set(ELSEWHERE)
 
 
+# What PyTorch's compiler does with an autograd.Function, PyTorch itself warns of.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("name", [name for name in COMPUTED if name != "Filter"])
 def test_it_compiles_as_one_graph(name: str) -> None:
     """(Filter does not: the sizes behind it are not known when it is compiled.)"""
