@@ -291,14 +291,16 @@ def read_message(path: str | os.PathLike[str], message_class: type[_M]) -> _M:
 
 
 def check_strings(message: Message) -> None:
-    """Raises WireError where a string is not UTF-8: protobuf says so only when it is looked at."""
+    """Raises WireError where a string is not UTF-8: protobuf gives bytes in its place, or an error when one looks."""
     try:
         for field, value in message.ListFields():
             if field.cpp_type == field.CPPTYPE_MESSAGE:
                 for inner in (value,) if isinstance(value, Message) else value:
                     check_strings(inner)
-            elif field.cpp_type == field.CPPTYPE_STRING and not isinstance(value, (str, bytes)):
-                list(value)
+            elif field.type == field.TYPE_STRING:
+                for text in (value,) if isinstance(value, (str, bytes)) else value:
+                    if isinstance(text, bytes):
+                        text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise WireError(f"a name is not UTF-8: {error}") from None
 

@@ -218,3 +218,10 @@ def test_a_message_that_lacks_a_required_field(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="missing required"):
         write_message(tmp_path / "new", caffe_pb2.ClipParameter())
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\x0a\x01\xa9", b"\x1a\x01\xa9", b"\xa2\x06\x03\x1a\x01\xa9", b"\xa2\x06\x03\x12\x01\xa9"])
+def test_names_that_are_not_utf8(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "n").write_bytes(content)
+    with pytest.raises(WeightsError, match="n: is not a NetParameter, or is truncated .a name is not UTF-8: "):
+        read_message(tmp_path / "n", caffe_pb2.NetParameter)
