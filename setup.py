@@ -41,9 +41,10 @@ def opencv() -> str:
 
 
 # tools/ is a program a file; on the path each has its file's name, but for three whose names are ordinary words
-# that other packages use too (restore(8) of dump, say): those name their object, as draw_net does.
+# that other packages use too (restore(8) of dump, say): those name their object, as draw_net does; and for Caffe's own.
 PROGRAMS = {
     "benchmark_nets": "benchmark",
+    "caffe_compat": "caffe",
     "compute_image_mean": "compute_image_mean",
     "convert_imageset": "convert_imageset",
     "convert_to_onnx": "convert_to_onnx",

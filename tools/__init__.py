@@ -16,6 +16,7 @@ def _run(name: str) -> NoReturn:
 
 
 run_benchmark = partial(_run, "benchmark")
+run_caffe = partial(_run, "caffe")
 run_compute_image_mean = partial(_run, "compute_image_mean")
 run_convert_imageset = partial(_run, "convert_imageset")
 run_convert_to_onnx = partial(_run, "convert_to_onnx")
