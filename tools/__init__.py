@@ -16,14 +16,18 @@ def _run(name: str) -> NoReturn:
 
 
 run_benchmark = partial(_run, "benchmark")
+run_caffe = partial(_run, "caffe")
 run_compute_image_mean = partial(_run, "compute_image_mean")
 run_convert_imageset = partial(_run, "convert_imageset")
 run_convert_to_onnx = partial(_run, "convert_to_onnx")
 run_draw_net = partial(_run, "draw_net")
 run_eval_net = partial(_run, "eval_net")
+run_extract_features = partial(_run, "extract_features")
 run_make_patches = partial(_run, "make_patches")
+run_parse_log = partial(_run, "parse_log")
 run_plot_log = partial(_run, "plot_log")
 run_reproduce = partial(_run, "reproduce")
+run_resize_and_crop_images = partial(_run, "resize_and_crop_images")
 run_restore = partial(_run, "restore")
 run_train_net = partial(_run, "train_net")
 run_upgrade_net = partial(_run, "upgrade_net")

@@ -27,6 +27,7 @@ import torch
 from pycaffe_compat import cli, cpu, log, resources
 from pycaffe_compat.errors import CaffeError, DataError, SolverError, WeightsError
 from pycaffe_compat.graph import TEST, TRAIN
+from pycaffe_compat.plugins import import_modules
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_net, read_solver
 from pycaffe_compat.solver import PRECISIONS, Action, SignalActions, Solver, find_net, handled
@@ -66,12 +67,14 @@ def parser() -> argparse.ArgumentParser:
     add("--test_data", metavar="LIST", help="the same for the test nets")
     add("--snapshot_prefix", metavar="PREFIX", help="instead of the solver file's")
     add("--log", metavar="FILE", help="write the log lines here too (appended to with --snapshot)")
+    add("--import", dest="modules", action="append", default=[], metavar="MODULE", help="that registers layer types")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 when it is done or was stopped on request."""
     args = parser().parse_args(argv)
+    import_modules(args.modules)
     with contextlib.ExitStack() as stack:
         if args.log:
             stack.enter_context(log.to_file(args.log, append=bool(args.snapshot)))
