@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from google.protobuf import text_format
 
 from docs.layer_table import layer_table
 from pycaffe_compat import NetError
 from pycaffe_compat.export import Deployed, export_onnx, verify_onnx
 from pycaffe_compat.graph import TEST, Graph
 from pycaffe_compat.layers import REGISTRY
-from pycaffe_compat.proto import caffe_pb2
+from pycaffe_compat.proto.dialects import find_dialect
 from pycaffe_compat.proto.text import parse_net
 from tests.layers.harness import build, ids, op, values
 
@@ -103,13 +104,13 @@ def test_it_has_a_gradient_where_it_says_so(name: str) -> None:
 
 def test_what_has_a_form_in_onnx_computes_the_same_there(tmp_path: Path) -> None:
     """One net of all types' samples, side by side, as ONNX Runtime computes it."""
-    net, inputs = caffe_pb2.NetParameter(name="samples"), []
+    net, inputs = find_dialect("community")["NetParameter"](name="samples"), []  # it has every fork's types
     for name in COMPUTED:
         text, bottoms = SAMPLES[name]
         inputs += values(bottoms)
         for layer in build(text, bottoms, TEST).param.layer:
             copy = net.layer.add()
-            copy.CopyFrom(layer)
+            text_format.Parse(text_format.MessageToString(layer), copy)
             copy.name = f"{name} {layer.name}"
             copy.bottom[:] = [f"{name} {blob}" for blob in layer.bottom]
             copy.top[:] = [f"{name} {blob}" for blob in layer.top]
