@@ -89,8 +89,13 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RankLost(f"lost the connection to another rank ({text[:200].rstrip('. ')})") from error
+        raise RankLost(f"lost the connection to another rank ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is of use in a message of PyTorch or gloo: without the place in their source and guesses at causes."""
+    first = (str(error).splitlines() or [""])[0]
+    return re.sub(r"^\[\S+\] |\. This is typically.*", "", first)[:200].strip(" .") or type(error).__name__
 
 
 def average(tensors: Sequence[Tensor]) -> None:
@@ -235,9 +240,9 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
             timeout=limit,
         )
     except (RuntimeError, ValueError) as error:
-        text = (str(error).splitlines() or [""])[0]
-        where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-        raise SolverError(f"rank {own} of {count}: cannot meet the other ranks at {where} ({text[:200]})") from error
+        if place == "env://":
+            place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+        raise SolverError(f"rank {own} of {count}: cannot meet the others at {place} ({_reason(error)})") from error
     try:
         with log.silent() if own else nullcontext():
             yield

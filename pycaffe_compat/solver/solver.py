@@ -258,7 +258,7 @@ class Solver:
         self.callbacks.append((lambda: None, lambda: distributed.average(self._rule.gradients())))
         self._joined = False
 
-    def _join(self) -> None:
+    def join(self) -> None:
         """Together, once when the training begins or has been resumed: all take over rank 0's state."""
         if self._joined:
             return
@@ -297,7 +297,7 @@ class Solver:
         self._stopping = False
         if resume_file is not None:
             self.restore(resume_file)
-        self._join()
+        self.join()
         start = self.iter
         self._step(max(0, param.max_iter - self.iter))
         if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
@@ -325,7 +325,7 @@ class Solver:
         if self.param.snapshot:
             self._probe()
         self._stopping = False
-        self._join()
+        self.join()
         self._step(n)
 
     def _step(self, n: int) -> None:
