@@ -16,6 +16,7 @@ JSON text: number 5000 of the binary message, which other readers skip as protob
 import json
 import mmap
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,18 @@ def resolve_prefix(prefix: str, solver_path: str) -> str:
     if os.path.isdir(prefix) or prefix.endswith("/"):
         return os.path.join(prefix, os.path.basename(stem))
     return prefix
+
+
+def newest_state(prefix: str) -> str | None:
+    """The state of the most iterations among those with this prefix, of either format; None: there is none."""
+    directory, stem = os.path.split(prefix)
+    found = []
+    for name in os.listdir(directory or ".") if os.path.isdir(directory or ".") else ():
+        match = re.fullmatch(re.escape(stem) + r"_iter_(\d+)\.solverstate(\.h5)?", name)
+        if match:
+            path = os.path.join(directory, name)
+            found.append((int(match[1]), os.stat(path).st_mtime, path))
+    return max(found)[2] if found else None
 
 
 def probe_prefix(prefix: str) -> None:
