@@ -403,8 +403,8 @@ class Graph(nn.Module):
         bottoms = [blobs[name] for name in node.bottoms]
         for i in node.detached:
             bottoms[i] = bottoms[i].detach()
-        for attribute, owner, shape in node.views:
-            node.layer.__dict__[attribute] = owner.view(shape)
+        if node.views:
+            _renew_views(node)
         tops = node.layer(*bottoms)
         if isinstance(tops, Tensor):
             blobs[node.tops[0]] = tops
@@ -413,10 +413,32 @@ class Graph(nn.Module):
 
     # ----------------------------------------------------------------------------------------------- parameters
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Graph:  # what .to(), .double() and the like come down to
+        super()._apply(fn, recurse)
+        for node in self.nodes:
+            _renew_views(node)
+        return self
+
     @property
     def params(self) -> dict[str, list[Tensor]]:
         """Parameter blobs by layer name, in Caffe's order; a shared one stands under each of its layers."""
         return {node.name: node.layer.blobs for node in self.nodes if node.layer.blob_names}
+
+    @property
+    def blob_keys(self) -> dict[str, list[str]]:
+        """The ``state_dict`` key of each parameter blob by layer name, in Caffe's order; a shared one has its owner's.
+
+        It is ``layers.<layer>.<blob>``: the layer's name with ``_`` for each dot (and one behind it where it would be a
+        method's name of ``nn.ModuleDict``, or another layer's), and the blob's attribute of its layer.
+        """
+        keys = {id(parameter): key for key, parameter in self.named_parameters()}
+        found = {}
+        for node in self.nodes:
+            if node.layer.blob_names:
+                owners: dict[str, Tensor] = {attribute: owner for attribute, owner, _ in node.views}
+                blobs = zip(node.layer.blob_names, node.layer.blobs, strict=True)
+                found[node.name] = [keys[id(owners.get(attribute, blob))] for attribute, blob in blobs]
+        return found
 
     @property
     def learnable(self) -> list[Learnable]:
@@ -516,6 +538,12 @@ def share_parameters(owner: Graph, user: Graph) -> None:
                 blob = getattr(source.layer, theirs)
                 if isinstance(blob, nn.Parameter):
                     node.layer.register_parameter(mine, blob)
+
+
+def _renew_views(node: Node) -> None:
+    """A parameter that is another's under another shape: as the owner is now."""
+    for attribute, owner, shape in node.views:
+        node.layer.__dict__[attribute] = owner.view(shape)
 
 
 def _same_shape(mine: tuple[int, ...], given: tuple[int, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Weights files, .caffemodel and .caffemodel.h5, to and from NumPy arrays by layer name.
+"""Weights files, .caffemodel and .caffemodel.h5, to and from NumPy arrays by layer name (.safetensors: tensor_file).
 
 A .caffemodel is a binary NetParameter whose layers carry their arrays. It is not parsed by protobuf here but
 walked in a memory map: the arrays are then the only copy, so that half a gigabyte of weights takes half a
@@ -36,6 +36,7 @@ from pycaffe_compat.proto.binary import (
     not_a_message,
 )
 from pycaffe_compat.proto.hdf5 import SIGNATURE, open_hdf5
+from pycaffe_compat.tensor_file import is_tensor_file, read_tensor_file
 
 Weights: TypeAlias = dict[str, list[npt.NDArray[np.float32]]]
 
@@ -46,7 +47,7 @@ _LAYER_FIELDS, _V1_FIELDS, _V0_FIELDS, _V0_IN_V1 = (1, 7), (4, 6), (1, 50), 1
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:
-    """Reads a weights file in either format, told apart by content and not by name.
+    """Reads a weights file of any format (.safetensors too), told apart by content and not by name.
 
     Returns:
         layer name -> its arrays (float32, own memory, writable), without the layers that have none. In a
@@ -60,8 +61,11 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     size = file_size(path)
     try:
         with open(path, "rb") as file:
-            if file.read(len(SIGNATURE)) == SIGNATURE:
+            head = file.read(9)
+            if head.startswith(SIGNATURE):
                 return _read_hdf5(path)
+            if is_tensor_file(head):
+                return read_tensor_file(path)
             check_size(path, size)
             # not closed by hand: an exception's traceback may still hold views of it
             content = _Map(file.fileno(), 0, access=mmap.ACCESS_READ)
