@@ -164,7 +164,8 @@ class _Timed:
             blobs = {n: b.clone() if node.layer.inplace and b.requires_grad else b for n, b in bottoms.items()}
             start = self._now()
             with torch.set_grad_enabled(node.need_backward):
-                self.graph._compute(node, blobs)
+                if node.type != "Input":
+                    self.graph._compute(node, blobs)
             told(node.name, self._now() - start)
             tops = [blobs[name] for name in node.tops if node.type != "Input"]
             self.tapes[node.name] = (leaves, [top for top in tops if top.requires_grad])

@@ -135,7 +135,7 @@ def _read(path: str, dialect: str | os.PathLike[str] | Dialect | None, report: R
     problems, chosen, message = best
     for problem in problems:
         where = f"{path}:{problem.line}:{problem.column}" + (f': layer "{problem.layer}"' if problem.layer else "")
-        report.add(ERROR, where, problem.text, _remedy_of(problem, chosen))
+        report.add(ERROR, where, problem.text + problem.hint, _remedy_of(problem, chosen))
     if chosen.name != "bvlc" and not problems:
         report.add(NOTE, path, f'is in the dialect "{chosen.name}", which is read as it is')
     _tell_format(message, path, report)
@@ -171,7 +171,7 @@ def _remedy_of(problem: Problem, chosen: Dialect) -> str:
     if holders:
         more = "which lacks other fields of this file" if len(holders) == 1 else "which lack other fields of this file"
         return f"dialect {' and '.join(holders)} has it, {more}: give the fork's own schema, --dialect FILE.proto"
-    if "did you mean" in problem.text:
+    if problem.hint:
         return ""
     return "no dialect has it: delete it, or give the fork's own schema, --dialect FILE.proto"
 

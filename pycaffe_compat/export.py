@@ -131,7 +131,8 @@ class EveryLayer(Deployed):
         blobs = dict(zip(self.input_names, self.prepared(inputs), strict=True))
         seen: dict[tuple[str, str], Tensor] = {}
         for node in self.net.nodes:
-            self.net._compute(node, blobs)
+            if node.type != "Input":
+                self.net._compute(node, blobs)
             for top in node.tops:
                 # A copy: a layer behind may change the blob in place.
                 seen[node.name, top] = blobs[top].clone()

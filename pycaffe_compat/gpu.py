@@ -21,14 +21,16 @@ def chosen(text: str) -> list[int]:
         SolverError: it is neither, or there is no such GPU.
     """
     available = count()
-    seen = f"PyTorch sees {available or 'no'} GPU{'s' * (available != 1)} here"
+    seen = f"PyTorch sees {available or 'no'} GPU{'s' * (available > 1)} here"
     if text == "all":
         if not available:
             raise SolverError(f"--gpu all: {seen}")
         return list(range(available))
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise SolverError(f"--gpu {text}: give the number of a GPU, several with commas between them, or all")
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
+        raise SolverError(f"--gpu {text}: give the number of a GPU, several as 0,1, or all")
     numbers = [int(number) for number in text.split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise SolverError(f"--gpu {text}: names a GPU twice")
     if max(numbers) >= available:
         raise SolverError(f"--gpu {text}: {seen}")
     return numbers

@@ -118,7 +118,8 @@ def test_safetensors_is_a_state_dict_with_the_net_in_its_metadata(graph: Graph, 
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert hashlib.sha256(metadata["net"].encode()).hexdigest() == metadata["net_sha256"]
-    assert str(parse_net(metadata["net"]).param) == str(graph.param)
+    # (Reading sets a decay_mult that BatchNorm itself does not write.)
+    assert str(parse_net(metadata["net"]).param) == str(parse_net(str(graph.param)).param)
     assert json.loads(metadata["blobs"])["view"] == [["layers.flat.weight", [3, 4]]]
 
 

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from pycaffe_compat import cli, cpu, log, resources
+from pycaffe_compat import cli, cpu, gpu, log, resources
 from pycaffe_compat.errors import CaffeError, DataError, SolverError, WeightsError
 from pycaffe_compat.graph import TEST, TRAIN
 from pycaffe_compat.plugins import import_modules
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 when it is done or was stopped on request."""
     args = parser().parse_args(argv)
     import_modules(args.modules)
-    gpus = [] if args.gpu is None else distributed.parse_gpus(args.gpu)
+    gpus = [] if args.gpu is None else gpu.chosen(args.gpu)
     if len(gpus) > 1 and distributed.local_rank() is None:
         program = ["-m", __spec__.name] if __package__ else [__file__]
         return distributed.launch([sys.executable, *program, *(sys.argv[1:] if argv is None else argv)], len(gpus))

@@ -280,28 +280,6 @@ def _lost(store: Any, own: int, count: int) -> list[int]:
     return missing
 
 
-def parse_gpus(text: str) -> list[int]:
-    """What ``--gpu`` names, as Caffe's: a number, several (``0,1``), or ``all``.
-
-    Raises:
-        SolverError: it is none of these, or there is no such GPU.
-    """
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    seen = f"PyTorch sees {available or 'no'} GPU{'s' * (available != 1)} here"
-    if text == "all":
-        if not available:
-            raise SolverError(f"--gpu all: {seen}")
-        return list(range(available))
-    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
-        raise SolverError(f"--gpu {text}: give the number of a GPU, several as 0,1, or all")
-    gpus = [int(part) for part in text.split(",")]
-    if len(set(gpus)) < len(gpus):
-        raise SolverError(f"--gpu {text}: names a GPU twice")
-    if max(gpus) >= available:
-        raise SolverError(f"--gpu {text}: {seen}")
-    return gpus
-
-
 def launch(command: Sequence[str], count: int) -> int:
     """Run a program as ``count`` ranks on this machine and wait for them: what torchrun does, in the small.
 

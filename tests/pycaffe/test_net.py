@@ -384,7 +384,7 @@ def test_shapes_that_no_blob_has(shape: tuple[object, ...], message: str) -> Non
         (lambda net: net.backward(nothing=np.zeros(1)), '"nothing" is no blob'),
         (lambda net: net.forward_backward_all(datum=np.zeros((1, 1, 10, 10))), '"datum" is neither an input'),
         (lambda net: net.forward_all(), "arrays of one length"),
-        (lambda net: net.set_input_arrays(np.zeros((1, 1, 10, 10)), np.zeros(1)), "first layer is a MemoryData"),
+        (lambda net: net.set_input_arrays(np.zeros((1, 1, 10, 10)), np.zeros(1)), "begin with a MemoryData layer"),
     ],
 )
 def test_bad_calls_say_what_is_wrong(call: Callable[[caffe.Net], object], message: str, small: caffe.Net) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from pycaffe_compat import gpu
 from pycaffe_compat.errors import NetError, SolverError
 from pycaffe_compat.proto.text import read_solver
 from pycaffe_compat.solver import Solver, distributed
@@ -506,10 +507,10 @@ def test_gpus_are_named_as_in_caffe(text: str, gpus: int, outcome: list[int] | s
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     if isinstance(outcome, list):
-        assert distributed.parse_gpus(text) == outcome
+        assert gpu.chosen(text) == outcome
     else:
         with pytest.raises(SolverError) as error:
-            distributed.parse_gpus(text)
+            gpu.chosen(text)
         assert str(error.value).startswith(outcome)
 
 

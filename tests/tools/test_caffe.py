@@ -191,7 +191,7 @@ def test_train_is_train_net(run: Run, place: Path) -> None:
 def test_device_query_without_a_gpu(run: Run) -> None:
     done = run("device_query", "-gpu=all")
     assert done.returncode == 1
-    assert done.err.splitlines()[-1] == "error: --gpu all: PyTorch sees no GPUs here"
+    assert done.err.splitlines()[-1] == "error: --gpu all: PyTorch sees no GPU here"
 
 
 @pytest.mark.parametrize(

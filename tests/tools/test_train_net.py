@@ -129,7 +129,7 @@ def test_auto_goes_on_from_the_newest_snapshot_if_there_is_one(run: Run, place: 
 
 def test_several_gpus_are_a_process_each(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     launched = []
-    monkeypatch.setattr(train_net.distributed, "parse_gpus", lambda text: [0, 2])
+    monkeypatch.setattr(train_net.gpu, "chosen", lambda text: [0, 2])
     monkeypatch.setattr(train_net.distributed, "launch", lambda command, ranks: launched.append((command[-4:], ranks)) or 7)
     arguments = ["--solver", "solver.prototxt", "--gpu", "0,2"]
     assert run(*arguments).returncode == 7
