@@ -31,11 +31,27 @@ def _bins(low: Tensor, high: Tensor, count: int, limit: int) -> tuple[Tensor, Te
     return start.clamp(0, limit).long(), end.clamp(0, limit).long()
 
 
+Found = tuple[Tensor, Tensor]
+"""Maxima, and where they are in the whole blob."""
+
+
+def _better(a: Found, b: Found) -> Found:
+    """The larger one; of equal ones the one that is first."""
+    second = (b[0] > a[0]) | ((b[0] == a[0]) & (b[1] < a[1]))
+    return torch.where(second, b[0], a[0]), torch.where(second, b[1], a[1])
+
+
+def _onward(found: Found, step: int, axis: int) -> Found:
+    """What stands ``step`` further on. What is rolled in from the other end is never asked for."""
+    return found[0].roll(-step, axis), found[1].roll(-step, axis)
+
+
 class _Maxima:
     """Where the largest value of any rectangle of a map is: of equal ones, the first in scan order.
 
     A table of the maxima of all squares and rectangles with sides 1, 2, 4, ... is made by doubling; any rectangle is
-    four of them that overlap. So that all windows are looked up at once, whatever their sizes.
+    four of them that overlap. So that all windows are looked up at once, whatever their sizes, and the channels of a
+    place, which lie side by side in the table, together.
 
     Args:
         maps: (B, C, H, W).
@@ -43,53 +59,45 @@ class _Maxima:
     """
 
     def __init__(self, maps: Tensor, sides: tuple[int, int]) -> None:
-        batch, channels, height, width = maps.shape
-        self.values = maps.detach().flatten()
-        self.shape = (channels, height, width)
-        # Positions of maxima in the whole blob, so that "first" is "least".
-        row = torch.arange(batch * channels * height * width, device=maps.device).reshape(maps.shape)
+        self.shape = fixed(maps.shape[2:])
+        places = torch.arange(maps.numel(), device=maps.device).reshape(maps.shape)
+        column = maps.detach().permute(0, 2, 3, 1).contiguous(), places.permute(0, 2, 3, 1).contiguous()
         self.levels = [max(1, int(side).bit_length()) for side in sides]
-        table = []
+        table: list[Found] = []
         for i in range(self.levels[0]):
-            rectangle = row
+            if i:
+                column = _better(column, _onward(column, 1 << (i - 1), 1))
+            rectangle = column
             for j in range(self.levels[1]):
+                if j:
+                    rectangle = _better(rectangle, _onward(rectangle, 1 << (j - 1), 2))
                 table.append(rectangle)
-                if j + 1 < self.levels[1]:
-                    rectangle = self.better(rectangle, rectangle.roll(-(1 << j), 3))
-            if i + 1 < self.levels[0]:
-                # What is rolled in from the other end is never asked for.
-                row = self.better(row, row.roll(-(1 << i), 2))
-        self.table = torch.stack(table).flatten()
-
-    def better(self, a: Tensor, b: Tensor) -> Tensor:
-        x, y = self.values[a], self.values[b]
-        return torch.where((y > x) | ((y == x) & (b < a)), b, a)
-
-    def level(self, size: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-        """The largest power of two that fits into a size: its exponent, and itself."""
-        exponent = torch.zeros_like(size)
-        power = torch.ones_like(size)
-        for i in range(1, levels):
-            fits = size >= 1 << i
-            exponent, power = exponent + fits.long(), torch.where(fits, 1 << i, power)
-        return exponent, power
+        self.values, self.places = (torch.stack(part).flatten(0, 3) for part in zip(*table, strict=True))
+        self.entry = places.shape[0] * self.shape[0] * self.shape[1]
 
     def find(self, item: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
-        """Positions (R, C, PH, PW) in the flat maps of the maxima in rows (R, PH) and columns (R, PW) of item (R,)."""
-        channels, height, width = self.shape
-        (i, tall), (j, wide) = (
-            self.level(end - start, n) for (start, end), n in zip((rows, columns), self.levels, strict=True)
-        )
-        entry = (i[:, :, None] * self.levels[1] + j[:, None, :]) * self.values.shape[0]  # (R, PH, PW)
-        plane = item[:, None] * channels + torch.arange(channels, device=item.device)
-        base = entry[:, None] + (plane * (height * width))[:, :, None, None]
-        best: Tensor | None = None
+        """Places (R, C, PH, PW) of the maxima in rows (R, PH) and columns (R, PW) of item (R,)."""
+        height, width = self.shape
+        i, tall = _power(rows[1] - rows[0], self.levels[0])
+        j, wide = _power(columns[1] - columns[0], self.levels[1])
+        base = (i[:, :, None] * self.levels[1] + j[:, None, :]) * self.entry + (item * (height * width))[:, None, None]
+        best: Found | None = None
         for r in (rows[0], rows[1] - tall):
             for c in (columns[0], columns[1] - wide):
-                found = self.table[base + (r[:, :, None] * width + c[:, None, :])[:, None]]
-                best = found if best is None else self.better(best, found)
+                at = base + r[:, :, None] * width + c[:, None, :]
+                found = self.values[at], self.places[at]
+                best = found if best is None else _better(best, found)
         assert best is not None
-        return best
+        return best[1].permute(0, 3, 1, 2)
+
+
+def _power(size: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """The largest power of two that fits into a size: its exponent, and itself."""
+    exponent, power = torch.zeros_like(size), torch.ones_like(size)
+    for i in range(1, levels):
+        fits = size >= 1 << i
+        exponent, power = exponent + fits.long(), torch.where(fits, 1 << i, power)
+    return exponent, power
 
 
 @register("ROIPooling", param="roi_pooling_param", bottoms=2, fork="Fast R-CNN")
