@@ -287,7 +287,7 @@ def parse_gpus(text: str) -> list[int]:
         SolverError: it is none of these, or there is no such GPU.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    seen = f"PyTorch sees {available or 'no'} GPU{'s' * (available != 1)} here"
+    seen = f"PyTorch sees {available or 'no'} GPU{'s' * (available > 1)} here"
     if text == "all":
         if not available:
             raise SolverError(f"--gpu all: {seen}")
