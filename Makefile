@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install demo test test-slow test-all lint clean help
+.PHONY: install demo test test-slow test-all lint fuzz clean help
 
 install: $(STAMP)  ## make .venv and install the pinned dependencies into it
 
@@ -58,6 +58,15 @@ test-all: $(STAMP)  ## every test
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# One after the other: python -m tests.fuzz.run TARGET. Stops at what it finds; the input is written beside it.
+FUZZ_SECONDS ?= 300
+FUZZ_TARGETS ?= text weights hdf5 binary_net state blob schema upgrade
+fuzz: $(STAMP)  ## the readers of files, against bytes that nobody wrote (FUZZ_SECONDS=300 each)
+	$(BIN)/python -m pip install --quiet -r requirements-fuzz.txt
+	for target in $(FUZZ_TARGETS); do \
+	    echo "== $$target"; OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $$target $(FUZZ_SECONDS) || exit 1; \
+	done
 
 clean:  ## remove what make made: .venv, demo/, caches (not data/, snapshots, logs)
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

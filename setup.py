@@ -41,18 +41,22 @@ def opencv() -> str:
 
 
 # tools/ is a program a file; on the path each has its file's name, but for three whose names are ordinary words
-# that other packages use too (restore(8) of dump, say): those name their object, as draw_net does.
+# that other packages use too (restore(8) of dump, say): those name their object, as draw_net does; and for Caffe's own.
 PROGRAMS = {
     "benchmark_nets": "benchmark",
+    "caffe_compat": "caffe",
     "compute_image_mean": "compute_image_mean",
     "convert_imageset": "convert_imageset",
     "convert_to_onnx": "convert_to_onnx",
     "convert_weights": "convert_weights",
     "draw_net": "draw_net",
     "eval_net": "eval_net",
+    "extract_features": "extract_features",
     "make_patches": "make_patches",
+    "parse_log": "parse_log",
     "plot_log": "plot_log",
     "reproduce_paper": "reproduce",
+    "resize_and_crop_images": "resize_and_crop_images",
     "restore_jpeg": "restore",
     "train_net": "train_net",
     "upgrade_net": "upgrade_net",
@@ -87,7 +91,7 @@ setup(
         "pycaffe_compat": ["py.typed"],
         "pycaffe_compat.proto": ["*.proto", "*.desc", "*.pyi"],
         "pycaffe_compat.prototxt": ["*"],
-        "pycaffe_compat.models": ["*", "*/*"],
+        "pycaffe_compat.models": ["*", "*/*", "*/*/*"],
     },
     include_package_data=False,  # a list above says what travels, whatever else lies in the folders
     zip_safe=False,  # nets and weights are opened by path

@@ -24,13 +24,14 @@ Made by docs/layer_table.py. A type's family is its file in `pycaffe_compat/laye
 - *in place*: a top may bear its bottom's name.
 - *gradient*: whether one goes through, always the true one unless it says whose.
 - *ONNX*: exported and computed to the same by ONNX Runtime in `tests/layers/test_every_type.py`, or why it cannot be.
+- *fork*: where a type comes from that stock Caffe does not have. Its rules are held against tests of their own only.
 - *Caffe*: how many nets with this type, computed by the original program, lie under `tests/data/golden`.
 
 Besides, every type has rows in `tests/layers` that hold its values against NumPy or SciPy and its gradient against
 finite differences, or a test of its own.
 
-| type | family | bottoms | tops | in place | gradient | ONNX | Caffe |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| type | family | bottoms | tops | in place | gradient | ONNX | fork | Caffe |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -49,7 +50,8 @@ def layer_table(root: Path) -> str:
             family = row.cls.__module__.rpartition(".")[2]
             tops = "as bottoms" if row.same_count else _count(row.tops)
             onnx = f"no: {row.cls.no_onnx}" if row.cls.no_onnx else "yes"
-            cells = [name, family, _count(row.bottoms), tops, "yes" if row.inplace else "no", row.cls.gradient, onnx]
+            inplace = "yes" if row.inplace else "no"
+            cells = [name, family, _count(row.bottoms), tops, inplace, row.cls.gradient, onnx, row.fork]
             rows.append("| " + " | ".join([*cells, str(nets[name])]) + " |")
     return HEAD + "\n".join(rows) + "\n"
 

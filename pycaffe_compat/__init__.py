@@ -122,7 +122,7 @@ def load(
         channels_last: keep the filters in PyTorch's channels-last order, which the maps then follow: the same numbers
             but for rounding, often faster.
     """
-    graph = Graph(read_net(net, dialect), phase, level, stages)
+    graph = Graph(read_net(net, dialect) if dialect else net, phase, level, stages)
     if weights is not None:
         graph.load_weights(read_weights(weights), str(weights))
     if channels_last:

@@ -15,6 +15,7 @@ import argparse
 import ctypes
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -190,6 +191,15 @@ def tune_allocator(threshold: int = 1 << 30) -> bool:
     mapped = mallopt(m_mmap_threshold, threshold) or mallopt(m_mmap_threshold, min(threshold, 32 << 20))
     trimmed = mallopt(m_trim_threshold, threshold)
     return bool(mapped and trimmed)
+
+
+def gflags(argv: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Arguments with Caffe's ways to write a flag (-solver x, --solver=x, -solver=x) brought to argparse's one.
+
+    names: the flags that are meant, so that short options and negative numbers stay what they are.
+    """
+    flag = re.compile(rf"--?({'|'.join(map(re.escape, names))})(=.*)?", re.DOTALL)
+    return [f"--{match[1]}{match[2] or ''}" if (match := flag.fullmatch(word)) else word for word in argv]
 
 
 # Types for argparse: each turns a word into a value or says in one line what it should have been (exit 2).

@@ -264,11 +264,11 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[datetime.datetime, st
             yield time, match["text"]
 
 
-def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
+def write_csv(rows: Sequence[Row], path: str | os.PathLike[str], delimiter: str = ",") -> None:
     """Write rows as comma separated values, byte for byte as Caffe's parse_log.py does (header, CRLF)."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
+        writer = csv.DictWriter(file, names, restval="", delimiter=delimiter)
         writer.writeheader()
         writer.writerows(rows)
 

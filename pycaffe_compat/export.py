@@ -12,8 +12,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 
 import numpy as np
@@ -26,28 +29,113 @@ from torch.export import Dim
 
 from .errors import NetError
 from .files import atomic_write
-from .graph import Graph
+from .graph import TEST, Graph
 from .layers.base import shape_text
 from .version import __version__
 
 
-class Deployed(nn.Module):
-    """A graph with its input blobs as arguments and its output blobs as a tuple, in their own order."""
+class Preprocessing(nn.Module):
+    """What scripts do to an image before they give it to a net, as part of the model: (image - mean) * scale.
 
-    def __init__(self, graph: Graph) -> None:
+    Args:
+        mean: one number a channel in the net's order (one for all will do), or an image channels x height x width.
+        scale: what the difference is multiplied with.
+        rgb: the model takes red, green, blue, where the net was trained on blue, green, red, as Caffe's data are.
+    """
+
+    mean: Tensor
+
+    def __init__(self, mean: Sequence[float] | np.ndarray = (), scale: float = 1.0, rgb: bool = False) -> None:
+        super().__init__()
+        values = torch.as_tensor(np.array(mean, np.float32))
+        self.register_buffer("mean", values if values.ndim == 3 else values.reshape(-1, 1, 1))
+        self.scale, self.rgb = scale, rgb
+
+    def check(self, graph: Graph) -> None:
+        """NetError where the net's first input blob is no image that this fits."""
+        shape = graph.shapes[graph.inputs[0]]
+        what = f'{graph.path or "net"}: input blob "{graph.inputs[0]}" of shape {shape_text(shape)}'
+        if len(shape) != 4:
+            raise NetError(f"{what} is no image (N, C, H, W): preprocessing is for images")
+        if self.rgb and shape[1] != 3:
+            raise NetError(f"{what} has {shape[1]} channels: the order rgb is for 3")
+        if self.mean.numel() and self.mean.shape[0] not in (1, shape[1]):
+            raise NetError(f"{what} has {shape[1]} channels, the mean {self.mean.shape[0]}: give one, or one each")
+        if self.mean.shape[1:] not in ((1, 1), shape[2:]):
+            raise NetError(
+                f"{what}: the mean image is {shape_text(self.mean.shape[1:])}: crop it, or give numbers (its own mean: "
+                f"{','.join(f'{v:.6g}' for v in self.mean.mean((1, 2)).tolist())})"
+            )
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.rgb:
+            image = image.flip(1)
+        if self.mean.numel():
+            image = image - self.mean
+        return image * self.scale if self.scale != 1 else image
+
+
+class Deployed(nn.Module):
+    """A graph with its input blobs as arguments and its output blobs as a tuple, in their own order.
+
+    Args:
+        preprocessing: done to the first input blob.
+    """
+
+    def __init__(self, graph: Graph, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
         if not graph.inputs or not graph.outputs:
             raise NetError(
                 f'{graph.path or "net"}: net "{graph.name}" has no {"output" if graph.inputs else "Input layer"} '
                 "in this state: choose its deployment phase and stage"
             )
+        if preprocessing is not None:
+            preprocessing.check(graph)
         self.net = graph
+        self.preprocessing = preprocessing
         self.input_names = list(graph.inputs)
         self.output_names = list(graph.outputs)
 
+    def prepared(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The inputs as the net itself takes them."""
+        if self.preprocessing is None:
+            return tuple(inputs)
+        return (self.preprocessing(inputs[0]), *inputs[1:])
+
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.net(*inputs)
+        outputs = self.net(*self.prepared(inputs))
         return tuple(outputs[name] for name in self.output_names)
+
+
+class EveryLayer(Deployed):
+    """The same with every layer's tops as outputs, in front of the net's own: what a proof looks at.
+
+    They are called ``layer/top``. Left out are tops that are a bottom handed on (Split, Dropout in TEST), of which ONNX
+    has no value of its own, and tops that are outputs already.
+    """
+
+    def __init__(self, graph: Graph, preprocessing: Preprocessing | None = None) -> None:
+        super().__init__(graph, preprocessing)
+        self.own_outputs = self.output_names
+        last = {top: node for node in graph.nodes for top in node.tops}
+        self.probes: list[tuple[str, str]] = []
+        for node in graph.nodes:
+            if node.type in ("Input", "Split") or (node.type == "Dropout" and graph.phase == TEST):
+                continue
+            for top in node.tops:
+                if not (top in graph.outputs and last[top] is node):
+                    self.probes.append((node.name, top))
+        self.output_names = [f"{layer}/{top}" for layer, top in self.probes] + self.own_outputs
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        blobs = dict(zip(self.input_names, self.prepared(inputs), strict=True))
+        seen: dict[tuple[str, str], Tensor] = {}
+        for node in self.net.nodes:
+            self.net._compute(node, blobs)
+            for top in node.tops:
+                # A copy: a layer behind may change the blob in place.
+                seen[node.name, top] = blobs[top].clone()
+        return (*(seen[probe] for probe in self.probes), *(blobs[name] for name in self.own_outputs))
 
 
 class ImageInOut(Deployed):
@@ -228,12 +316,20 @@ test_inputs.__test__ = False  # type: ignore[attr-defined]  # not a test, whatev
 
 
 def verify_onnx(model: Deployed, path: str | PathLike[str], inputs: Sequence[Sequence[np.ndarray]]) -> float:
+    """The largest of what ``compare_onnx`` finds."""
+    return max(compare_onnx(model, path, inputs).values(), default=0.0)
+
+
+def compare_onnx(
+    model: Deployed, path: str | PathLike[str], inputs: Sequence[Sequence[np.ndarray]]
+) -> dict[str, float]:
     """Run an ONNX file in ONNX Runtime and the model in PyTorch on the same inputs.
 
     Input sets whose sizes the file fixes otherwise are left out.
 
     Returns:
-        The largest absolute difference over all outputs, divided by the largest absolute output (at least 1).
+        Of each output the largest absolute difference, divided by its largest absolute value (at least 1); infinite
+        where one is not a finite number and the other is another.
 
     Raises:
         NetError: no input set fits the file.
@@ -241,7 +337,7 @@ def verify_onnx(model: Deployed, path: str | PathLike[str], inputs: Sequence[Seq
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     declared = {i.name: i.shape for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()]
-    worst, compared = 0.0, 0
+    worst, compared = dict.fromkeys(names, 0.0), 0
     for arrays in inputs:
         named = dict(zip(model.input_names, arrays, strict=True))
         if any(
@@ -254,11 +350,122 @@ def verify_onnx(model: Deployed, path: str | PathLike[str], inputs: Sequence[Seq
             expected = dict(zip(model.output_names, model(*(torch.from_numpy(a) for a in arrays)), strict=True))
         for name, got in zip(names, session.run(names, named), strict=True):
             want = expected[name].float().numpy()
-            scale = max(1.0, float(np.abs(want).max(initial=0)))
-            worst = max(worst, float(np.abs(got - want).max(initial=0)) / scale)
-            if not np.isfinite(got).all():
-                worst = float("inf")
+            worst[name] = max(worst[name], _difference(got, want))
         compared += 1
     if not compared:
         raise NetError(f"{path}: none of the test inputs has the sizes that this file fixes: {declared}")
     return worst
+
+
+def _difference(got: np.ndarray, want: np.ndarray) -> float:
+    if got.shape != want.shape or not np.isfinite(got).all():
+        return float("inf")
+    scale = max(1.0, float(np.abs(want).max(initial=0)))
+    return float(np.abs(got - want).max(initial=0)) / scale
+
+
+# ------------------------------------------------------------------------------------ from files to a file, with proof
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How an ONNX file compares with the net that it was made of.
+
+    Attributes:
+        differences: by output, ``layer/top`` for the layers within; see ``compare_onnx``.
+        inputs, outputs: the file's.
+    """
+
+    differences: dict[str, float]
+    inputs: list[str]
+    outputs: list[str]
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The output that differs most, and by how much."""
+        return max(self.differences.items(), key=lambda item: item[1])
+
+
+def convert(
+    model: Deployed,
+    path: str | PathLike[str],
+    tolerance: float,
+    metadata: Mapping[str, str] | None = None,
+    inputs: Sequence[Sequence[np.ndarray]] | None = None,
+    told: Callable[[Proof], object] = lambda proof: None,
+) -> Proof:
+    """Write a model as ONNX after the proof that it computes the same; nothing is written where it does not.
+
+    A model of :class:`EveryLayer` is proved layer by layer; the file has the net's own outputs, and is proved again.
+
+    Args:
+        tolerance: the largest difference that is accepted.
+        inputs: what to compare on; random numbers without it.
+        told: called with the proof before the file is written or refused.
+
+    Raises:
+        NetError: as ``export_onnx``; a difference exceeds the tolerance.
+    """
+    given = test_inputs(model) if inputs is None else inputs
+    with tempfile.TemporaryDirectory() as folder:
+        draft = os.path.join(folder, "model.onnx")
+        export_onnx(model, draft, metadata)
+        differences = compare_onnx(model, draft, given)
+        outputs = model.output_names
+        if isinstance(model, EveryLayer):
+            outputs = model.own_outputs
+            _keep_outputs(draft, outputs)
+            final = compare_onnx(Deployed(model.net, model.preprocessing), draft, given)
+            differences |= {name: max(value, differences[name]) for name, value in final.items()}
+        proof = Proof(differences, model.input_names, list(outputs))
+        told(proof)
+        name, worst = proof.worst
+        if not worst <= tolerance:
+            raise NetError(
+                f"{os.fspath(path)} is not written: the difference {worst:.3g} exceeds {tolerance:g}, in {name}"
+            )
+        with atomic_write(path) as temporary:
+            shutil.copyfile(draft, temporary)
+    return proof
+
+
+def _keep_outputs(path: str, outputs: Sequence[str]) -> None:
+    """Drops the other outputs of an ONNX file, and what only they need."""
+    proto = onnx.load(path)
+    graph = proto.graph
+    kept = [value for value in graph.output if value.name in outputs]
+    needed = set(outputs)
+    nodes = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(_read_by(node))
+    weights = [value for value in graph.initializer if value.name in needed]
+    for field, values in (("node", nodes[::-1]), ("output", kept), ("initializer", weights)):
+        copies = [type(value).FromString(value.SerializeToString()) for value in values]
+        graph.ClearField(field)
+        getattr(graph, field).extend(copies)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
+
+
+def _read_by(node: onnx.NodeProto) -> set[str]:
+    """Values that a node reads, those of the graphs within it (If, Loop, Scan) too."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            for part in inner.node:
+                names |= _read_by(part)
+            names |= {value.name for value in inner.output}
+    return names
+
+
+def check_filled(graph: Graph, filled: Sequence[str], weights: str | PathLike[str]) -> None:
+    """NetError where a layer that learns has got no weights: a converted net of random numbers is of no use."""
+    owners = {entry.layer for entry in graph.learnable}
+    empty = [name for name in graph.params if name not in filled and name in owners]
+    if empty:
+        raise NetError(
+            f'{os.fspath(weights)} holds no weights for layer "{empty[0]}" of {graph.path or "the net"}: do they '
+            "belong together?"
+        )

@@ -133,32 +133,35 @@ class Graph(nn.Module):
         named: dict[str, int] = {}  # parameter name -> index into self._owners
         for i, param in enumerate(source.param.layer):
             node = Node(param.name, param.type, list(param.bottom), list(param.top), param, source.where(i))
-            with _located(node):
-                node.layer = self._make(node, blobs)
-                node.layer.label = node.label
-                bottoms = [blobs[b] for b in node.bottoms]
-                node.layer.setup(*bottoms)
-                tops = node.layer.infer(*bottoms)
-                if len(tops) != len(node.tops):
-                    raise NetError(f"computes {len(tops)} tops, the file names {len(node.tops)}")
-                self._check_size(node, tops)
-                node.layer.fill()
-                self._share(node, named)
-            if node.tops[:1] == node.bottoms[:1] and node.bottoms:
-                node.layer.inplace = last_writer[node.bottoms[0]].layer.fresh_output
-            for name, top in zip(node.tops, tops, strict=True):
-                blobs[name] = top
-                self.shapes[name] = tuple(top.shape)
-                last_writer[name] = node
-            weights = list(param.loss_weight)
-            if weights and len(weights) != len(node.tops):
-                raise NetError(
-                    f"{node.label}: {len(weights)} loss_weight for {len(node.tops)} tops: give one each, or none"
-                )
-            default = [node.layer.default_loss_weight] + [0.0] * len(node.tops)
-            node.loss_weights = weights or default[: len(node.tops)]
-            self.layers.add_module(_module_key(node.name, self.layers), node.layer)
-            self.nodes.append(node)
+            self._add(node, blobs, last_writer, named)
+
+    def _add(self, node: Node, blobs: dict[str, Tensor], last_writer: dict[str, Node], named: dict[str, int]) -> None:
+        with _located(node):
+            node.layer = self._make(node, blobs)
+            node.layer.label = node.label
+            bottoms = [blobs[b] for b in node.bottoms]
+            node.layer.setup(*bottoms)
+            tops = node.layer.infer(*bottoms)
+            if len(tops) != len(node.tops):
+                raise NetError(f"computes {len(tops)} tops, the file names {len(node.tops)}")
+            self._check_size(node, tops)
+            node.layer.fill()
+            self._share(node, named)
+        if node.tops[:1] == node.bottoms[:1] and node.bottoms:
+            node.layer.inplace = last_writer[node.bottoms[0]].layer.fresh_output
+        for name, top in zip(node.tops, tops, strict=True):
+            blobs[name] = top
+            self.shapes[name] = tuple(top.shape)
+            last_writer[name] = node
+        weights = list(node.param.loss_weight)
+        if weights and len(weights) != len(node.tops):
+            raise NetError(
+                f"{node.label}: {len(weights)} loss_weight for {len(node.tops)} tops: give one each, or none"
+            )
+        default = [node.layer.default_loss_weight] + [0.0] * len(node.tops)
+        node.loss_weights = weights or default[: len(node.tops)]
+        self.layers.add_module(_module_key(node.name, self.layers), node.layer)
+        self.nodes.append(node)
 
     def _make(self, node: Node, blobs: Mapping[str, Tensor]) -> Layer:
         row = lookup(node.type)

@@ -69,6 +69,17 @@ def set_level(level: int | None) -> None:
     _level = level
 
 
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """While the block runs, write no lines."""
+    global _level
+    before, _level = _level, len(_SEVERITIES)
+    try:
+        yield
+    finally:
+        _level = before
+
+
 def info(message: str, tag: str) -> None:
     """Log progress. ``tag`` names the place in Caffe's source that prints this, e.g. ``solver.cpp:289``."""
     _write("I", message, tag)

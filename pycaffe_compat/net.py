@@ -422,7 +422,8 @@ class Net:
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Give the MemoryData layer that begins the net its rows: (N, C, H, W) and N labels, both float32."""
         if not self.graph.nodes or self.graph.nodes[0].type != "MemoryData":
-            raise NetError(f'net "{self.name}": set_input_arrays is for nets whose first layer is a MemoryData')
+            first = f": {self.graph.nodes[0].label}" if self.graph.nodes else ""
+            raise NetError(f"set_input_arrays is for nets that begin with a MemoryData layer{first}")
         layer: Any = self.graph.nodes[0].layer
         layer.reset(data, labels)
 

@@ -25,7 +25,7 @@ from .layers import REGISTRY
 from .naming import unknown
 from .net import Net
 from .proto.text import read_solver
-from .solver import RULES
+from .solver import RULES, distributed
 from .solver import Solver as TrainingLoop
 from .solver.solver import SolverLike
 
@@ -67,7 +67,8 @@ class Solver(TrainingLoop):
     def add_callback(
         self, on_start: Callable[[], None] | NCCL, on_gradients_ready: Callable[[], None] | None = None
     ) -> None:
-        """Call the first before each iteration's forward pass, the second before its update. An NCCL does nothing."""
+        """Call the first before each iteration's forward pass, the second before its update. An NCCL adds
+        nothing: gradients are averaged anyway."""
         if isinstance(on_start, NCCL):
             return
         if on_gradients_ready is None:
@@ -179,55 +180,61 @@ def init_log(level: int = 0, stderr: bool = True) -> None:
         _say_once("init_log: lines go to stderr (pycaffe_compat.log.to_file writes a file too)")
 
 
-_solvers = {"count": 1, "rank": 0}
+_told = {"count": 1, "rank": 0}
 
 
 def solver_count() -> int:
-    """How many solvers train together: what :func:`set_solver_count` was told."""
-    return _solvers["count"]
+    """How many solvers train together: the ranks of torch.distributed, else what :func:`set_solver_count` was told."""
+    return distributed.ranks() if distributed.ranks() > 1 else _told["count"]
 
 
 def set_solver_count(count: int) -> None:
-    """Is remembered and does nothing else; says so for more than one: each solver trains by itself."""
-    _solvers["count"] = int(count)
-    if count > 1:
-        _say_once("set_solver_count does nothing: a solver made here trains by itself, gradients are not averaged")
+    """Is remembered; says so where it does not make that many solvers train together: torch.distributed's ranks do."""
+    _told["count"] = int(count)
+    if count > 1 and count != distributed.ranks():
+        _say_once(
+            "set_solver_count does nothing: solvers train together where torch.distributed is initialised "
+            f"({distributed.ranks()} here), e.g. under torchrun within pycaffe_compat.solver.distributed.joined()"
+        )
 
 
 def solver_rank() -> int:
-    """Which of them this one is: what :func:`set_solver_rank` was told."""
-    return _solvers["rank"]
+    """Which of them this one is: torch.distributed's rank, else what :func:`set_solver_rank` was told."""
+    return distributed.rank() if distributed.ranks() > 1 else _told["rank"]
 
 
 def set_solver_rank(rank: int) -> None:
     """Is remembered and does nothing else."""
-    _solvers["rank"] = int(rank)
+    _told["rank"] = int(rank)
 
 
 def set_multiprocess(value: bool) -> None:
-    """Does nothing, and says so where it would matter: a solver made here trains by itself."""
-    if value:
-        _say_once("set_multiprocess does nothing: a solver made here trains by itself")
+    """Does nothing, and says so where it would matter: solvers train together as torch.distributed's ranks."""
+    if value and distributed.ranks() == 1:
+        _say_once("set_multiprocess does nothing: torch.distributed is not initialised, a solver trains by itself")
 
 
 def has_nccl() -> bool:
-    """False: solvers do not talk to each other."""
-    return False
+    """Whether this PyTorch has NCCL. Without it, ranks on CPUs still train together."""
+    return bool(torch.distributed.is_available() and torch.distributed.is_nccl_available())
 
 
 class NCCL:
-    """Stands in for the link between several devices' solvers. With one solver it has nothing to do, and says so.
+    """The link between several ranks' solvers. The solver averages the gradients by itself, so there is little to do.
 
     Raises:
-        SolverError: solver_count is more than 1, and training apart would go wrong silently.
+        SolverError: solver_count was set to more than there are ranks, and training apart would go wrong silently.
     """
 
     def __init__(self, solver: Solver, uid: bytes = b"") -> None:
-        if solver_count() > 1:
-            raise SolverError(
-                f"NCCL: {solver_count()} solvers cannot train together through pycaffe here: set_solver_count(1)"
-            )
-        _say_once("NCCL does nothing: one solver trains by itself")
+        self._solver = solver
+        if distributed.ranks() == 1:
+            if solver_count() > 1:
+                raise SolverError(
+                    f"NCCL: {solver_count()} solvers cannot train together: torch.distributed is not initialised; "
+                    "start the script by torchrun and train within pycaffe_compat.solver.distributed.joined()"
+                )
+            _say_once("NCCL does nothing: one solver trains by itself")
 
     @staticmethod
     def new_uid() -> bytes:
@@ -235,7 +242,9 @@ class NCCL:
         return os.urandom(16)
 
     def bcast(self) -> None:
-        """Nothing to send: there is one solver."""
+        """Give all ranks the first one's weights. All must call it."""
+        if distributed.ranks() > 1:
+            self._solver.join()
 
 
 class Timer:

@@ -344,3 +344,54 @@ def test_autocast_keeps_the_loss_in_float32() -> None:
         total = net.loss(blobs)
     assert blobs["c1"].dtype == torch.bfloat16
     assert total.dtype == torch.float32
+
+
+# ---------------------------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            INPUT.replace("dim: 2 dim: 3", "dim: 4000000 dim: 3000000"),
+            r'net\.prototxt:1: layer "in" \(Input\): top "x" of shape 4000000x3000000x8x8 takes 2\.7 PiB of memory, there are',
+        ),
+        (
+            INPUT + conv("c", "x", n=2_000_000_000),
+            r'net\.prototxt:2: layer "c" \(Convolution\): top "c" of shape 2x2000000000x6x6 takes 536\.4 GiB of memory',
+        ),
+        (
+            INPUT + conv("c", "x", n=2_000_000_000).replace("kernel_size: 3", "kernel_size: 8 dilation: 1"),
+            r'layer "c" \(Convolution\): parameter 0 of shape 2000000000x3x8x8 takes 1\.4 TiB of memory',
+        ),
+        (
+            INPUT.replace("dim: 2 dim: 3", "dim: 9000000000000 dim: 9000000000000"),
+            r'layer "in" \(Input\): cannot be built: asks for more memory than there can be',
+        ),
+    ],
+)
+def test_what_no_machine_has_is_refused_before_it_is_allocated(
+    text: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pycaffe_compat.graph.physical_memory", lambda: 100 << 30)
+    with pytest.raises(NetError, match=message):
+        graph(text)
+
+
+def test_parameters_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pycaffe_compat.graph.physical_memory", lambda: 4000)
+    text = INPUT + conv("a", "x") + conv("b", "a", n=2) + conv("c", "b")
+    small = text.replace("dim: 2 dim: 3 dim: 8 dim: 8", "dim: 1 dim: 3 dim: 7 dim: 7")
+    assert graph(small).learnable
+    monkeypatch.setattr("pycaffe_compat.graph.physical_memory", lambda: 600)
+    with pytest.raises(NetError, match='layer "b" .*: the parameters up to this layer take 560 bytes|layer "c" .*: the parameters up to this'):
+        graph(small)
+
+
+def test_of_layers_with_one_name_the_first_gets_the_weights() -> None:
+    """Names need not differ: each layer has its own parameters, and a file's go to the first of the name."""
+    g = graph(INPUT + conv("c", "x").replace('top: "c"', 'top: "y"') + conv("c", "y"))
+    first, second = (node.layer.blobs[0] for node in g.nodes[1:])
+    before = second.detach().clone()
+    g.load_weights({"c": [np.full((3, 3, 3, 3), 2, np.float32), np.zeros(3, np.float32)]})
+    assert (first == 2).all() and torch.equal(second, before)

@@ -34,8 +34,9 @@ def missing():
 
 def prepare():
     """Put the repository on the path, under an interpreter that has what the programs need."""
-    if ROOT not in sys.path[:1]:
-        sys.path.insert(0, ROOT)
+    # Not this folder, where Python looks first for a script's imports: `import caffe` must not find caffe.py.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [ROOT] + [path for path in sys.path if os.path.abspath(path) not in (ROOT, here)]
     lacking = missing()
     if not lacking:
         return

@@ -15,13 +15,11 @@ if __package__ in (None, ""):  # run from a clone, not installed
 
 import argparse
 import os
-import tempfile
 from collections.abc import Sequence
 
 from pycaffe_compat import cli, resources
-from pycaffe_compat.errors import NetError
-from pycaffe_compat.export import Deployed, ImageInOut, export_onnx, test_inputs, verify_onnx
-from pycaffe_compat.files import atomic_write, file_digest
+from pycaffe_compat.export import Deployed, ImageInOut, Proof, check_filled, convert
+from pycaffe_compat.files import file_digest
 from pycaffe_compat.graph import TEST, TRAIN, Graph
 from pycaffe_compat.weights import read_weights
 
@@ -60,10 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     path = resources.net_path(args.model)
     graph = Graph(path, TRAIN if args.phase == "TRAIN" else TEST, stages=[s for s in args.stage.split(",") if s])
-    filled = graph.load_weights(read_weights(args.weights), args.weights)
-    empty = [name for name in graph.params if name not in filled]
-    if empty:
-        raise NetError(f'{args.weights} holds no weights for layer "{empty[0]}" of {path}: do they belong together?')
+    check_filled(graph, graph.load_weights(read_weights(args.weights), args.weights), args.weights)
     model = (ImageInOut if args.image_in_out else Deployed)(graph)
     metadata = {
         "net_file": os.path.basename(path),
@@ -72,21 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "weights_sha256": file_digest(args.weights),
         "form": "luma 0..255 in, restored luma 0..255 out" if args.image_in_out else "blobs as in the net file",
     }
-    with tempfile.TemporaryDirectory() as folder:
-        draft = os.path.join(folder, "model.onnx")
-        export_onnx(model, draft, metadata)
-        difference = verify_onnx(model, draft, test_inputs(model))
-        print(f"largest difference between ONNX Runtime and PyTorch: {difference:.3g} of the output's range")
-        if not difference <= args.tolerance:
-            raise NetError(f"{args.output} is not written: the difference {difference:.3g} exceeds {args.tolerance:g}")
-        with (
-            atomic_write(args.output) as temporary,
-            open(draft, "rb") as source,
-            open(temporary, "wb") as target,
-        ):
-            target.write(source.read())
+    convert(model, args.output, args.tolerance, metadata, told=tell)
     print(f"{args.output}: {os.path.getsize(args.output):,} bytes, {model.input_names} to {model.output_names}")
     return 0
+
+
+def tell(proof: Proof) -> None:
+    """Printed before the file is written, or refused."""
+    print(f"largest difference between ONNX Runtime and PyTorch: {proof.worst[1]:.3g} of the output's range")
 
 
 if __name__ == "__main__":

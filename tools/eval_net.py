@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Score networks on folders of images as the paper does: PSNR, PSNR-B, SSIM, beside the JPEG and spp.
+"""Score networks on folders of images as the paper does: PSNR, PSNR-B, SSIM, beside the JPEG and classical filters.
 
     tools/eval_net.py --images live1 --quality 10 20                                    the JPEG and spp alone
+    tools/eval_net.py --images live1 --quality 10 20 --baseline distorted spp8 sadct    classical filters
     tools/eval_net.py --model l4_residual_q10 --images live1 --quality 10               a network from models/
     tools/eval_net.py --model l4.prototxt --weights l4.caffemodel --images live1 bsds500/val --quality 10
     tools/eval_net.py --model l4.prototxt l8.prototxt --weights l4.caffemodel l8.caffemodel --names L4 L8 \\
@@ -11,8 +12,11 @@
 Images are turned to luma (MATLAB's rgb2ycbcr, 16..235), compressed as gray JPEG at each quality, restored
 whole, rounded to 8 bits and compared with the original over all pixels. The score of a set is the mean of
 its images' scores. Each folder or glob is a set of its own. SSIM 8x8 is the paper's; SSIM Gauss is the 11x11
-window that newer papers report; IPSNR is the gain of PSNR over the JPEG. spp is
-re-application of JPEG at all 64 shifts of its grid, spp8 at the 8 of FFmpeg's default.
+window that newer papers report; IPSNR is the gain of PSNR over the JPEG.
+
+Baselines: distorted is the JPEG. spp is re-application of JPEG at all 64 shifts of its grid, spp8 at the 8 of
+FFmpeg's default; spp_hard, spp_hard8, spp_soft and spp_soft8 threshold coefficients there instead, as FFmpeg's
+filter does. sadct is pointwise shape-adaptive DCT (Foi et al. 2007), some seconds an image.
 """
 
 from __future__ import annotations

@@ -162,10 +162,11 @@ def publish(network: Network, weights: Path, data: Path, models: Path, command: 
 
 
 def keep_filters(network: Network, folder: Path) -> None:
-    """The first layer of some snapshots, for figure 7: small where the snapshots are not."""
+    """The first layer of the snapshots at 1000, 2000, 4000, ... and of the last one, for figure 7."""
     snapshots = filters.find_snapshots(f"snapshots/{network.name}")
     (folder / "filters").mkdir(exist_ok=True)
-    for snapshot in snapshots:
+    doubling = {1000 * 2**k for k in range(10)}
+    for snapshot in [s for s in snapshots if s.iteration in doubling or s is snapshots[-1]]:
         weights = read_weights(snapshot.path)
         first = filters.filter_layer(weights, None, snapshot.path)
         net = caffe_pb2.NetParameter(name=network.name)
@@ -406,7 +407,9 @@ def write_page(place: Place) -> None:
     """docs/results/README.md from what has been made; and local/index.html, with photographs, for the own eyes."""
     page = report.Page()
     for name, (title, _, _) in TABLES.items():
-        page.tables[title] = table(name, place.book)
+        blocks = [block for block in table(name, place.book) if block.lines]
+        if blocks:
+            page.tables[title] = blocks
     page.pictures = [picture for picture in PICTURES if (place.output / picture.file).exists()]
     if (place.output / "speed.json").exists():
         about = json.loads((place.output / "speed.json").read_text())

@@ -6,9 +6,14 @@
     tools/train_net.py --solver solver_l8.prototxt --weights w.caffemodel       # start from these weights
     tools/train_net.py --solver solver_l8.prototxt --train_data data/mine_train.txt --test_data data/mine_test.txt \\
                        --snapshot_prefix snapshots/mine                         # the same on other databases
+    tools/train_net.py --solver solver_l8.prototxt --gpu 0,1                    # on two GPUs (all: on every one)
+    torchrun --nproc_per_node=2 tools/train_net.py --solver solver_l8.prototxt  # or so; on machines and CPUs too
 
 Prints Caffe's log lines to standard error (and to --log FILE), writes snapshots where the solver file says.
 Ctrl-C stops after the iteration that is running, with a snapshot to go on from; a second one stops at once.
+
+On several devices each process (rank) trains with the solver file's whole batch_size, and gradients are averaged.
+--snapshot auto goes on from the newest snapshot, if there is one: use it with torchrun --max-restarts.
 """
 
 if __package__ in (None, ""):  # run from a clone, not installed
@@ -27,10 +32,11 @@ import torch
 from pycaffe_compat import cli, cpu, log, resources
 from pycaffe_compat.errors import CaffeError, DataError, SolverError, WeightsError
 from pycaffe_compat.graph import TEST, TRAIN
+from pycaffe_compat.plugins import import_modules
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_net, read_solver
-from pycaffe_compat.solver import PRECISIONS, Action, SignalActions, Solver, find_net, handled
-from pycaffe_compat.solver.snapshot import resolve_prefix
+from pycaffe_compat.solver import PRECISIONS, Action, SignalActions, Solver, distributed, find_net, handled
+from pycaffe_compat.solver.snapshot import newest_state, resolve_prefix
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,11 +51,26 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--solver", required=True, metavar="FILE", help="solver prototxt; looked for in prototxt/ too")
     start = result.add_mutually_exclusive_group()
-    start.add_argument("--snapshot", metavar="STATE", help="go on from this .solverstate or .solverstate.h5")
+    start.add_argument(
+        "--snapshot",
+        metavar="STATE",
+        help="go on from this .solverstate or .solverstate.h5; auto: from the newest of the prefix, if there is one",
+    )
     start.add_argument(
         "--weights", metavar="A,B", help="start from these .caffemodel or .h5 files, by layer name"
     )
-    add("--gpu", metavar="ID", help="train on this GPU (default: as the solver file says, if there is one)")
+    add(
+        "--gpu",
+        metavar="ID",
+        help="train on this GPU (default: as the solver file says, if there is one), on several (0,1), or on all",
+    )
+    add(
+        "--timeout",
+        type=cli.positive_float,
+        default=distributed.TIMEOUT,
+        metavar="SECONDS",
+        help="how long ranks that train together wait for one of them (default: %(default)g)",
+    )
     add("--level", type=int, default=0, help="level of the training net's state")
     add("--stage", metavar="A,B", default="", help="stages of the training net's state")
     effects = [action.value for action in Action]
@@ -66,42 +87,27 @@ def parser() -> argparse.ArgumentParser:
     add("--test_data", metavar="LIST", help="the same for the test nets")
     add("--snapshot_prefix", metavar="PREFIX", help="instead of the solver file's")
     add("--log", metavar="FILE", help="write the log lines here too (appended to with --snapshot)")
+    add("--import", dest="modules", action="append", default=[], metavar="MODULE", help="that registers layer types")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 when it is done or was stopped on request."""
     args = parser().parse_args(argv)
+    import_modules(args.modules)
+    gpus = [] if args.gpu is None else distributed.parse_gpus(args.gpu)
+    if len(gpus) > 1 and distributed.local_rank() is None:
+        program = ["-m", __spec__.name] if __package__ else [__file__]
+        return distributed.launch([sys.executable, *program, *(sys.argv[1:] if argv is None else argv)], len(gpus))
     with contextlib.ExitStack() as stack:
-        if args.log:
+        stack.enter_context(distributed.joined(args.timeout))
+        if args.log and distributed.rank() == 0:
             stack.enter_context(log.to_file(args.log, append=bool(args.snapshot)))
-        path = find_solver(args.solver)
-        param = read_solver(path)
-        if args.weights:
-            param.ClearField("weights")
-            param.weights.append(args.weights)
-        for weights in (part.strip() for entry in param.weights for part in entry.split(",")):
-            if weights and not os.path.isfile(weights):  # before hours are spent on building
-                raise WeightsError(f"{weights}: no such file")
-        if args.snapshot and not os.path.isfile(args.snapshot):
-            raise WeightsError(
-                f"{args.snapshot}: no such file: --snapshot takes a .solverstate or .solverstate.h5"
-            )
-        if param.random_seed < 0:  # drawn here and printed, so that the run can be repeated
-            param.random_seed = secrets.randbits(31)
-        if args.snapshot_prefix:
-            param.snapshot_prefix = args.snapshot_prefix
-        # One of the nets that came with the library: its snapshots belong where the user is, not beside it.
-        param.snapshot_prefix = resolve_prefix(
-            param.snapshot_prefix, path if path == args.solver else os.path.basename(path)
-        )
-        device = choose_device(param, args.gpu)
-        if args.precision == "bfloat16" and device.type == "cpu" and cpu.fast_bfloat16() is False:
-            log.warning("--precision bfloat16 is expected to be slower than float32 on this CPU", "caffe.cpp:197")
-        solver = build(path, param, args, device)
-        if args.snapshot:
-            log.info(f"Resuming from {args.snapshot}", "caffe.cpp:235")
-            solver.restore(args.snapshot)
+        seed = secrets.randbits(31)
+        if distributed.ranks() > 1:
+            seed = distributed.shared(seed)
+        with distributed.all_or_none():
+            solver = prepare(args, seed, gpus)
         actions = SignalActions(Action(args.sigint_effect), Action(args.sighup_effect))
         solver.action = stack.enter_context(handled(actions))
         stack.enter_context(bar(solver))
@@ -109,6 +115,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         solver.solve()
         log.info("Optimization Done.", "caffe.cpp:250")
     return 0
+
+
+def prepare(args: argparse.Namespace, seed: int, gpus: Sequence[int]) -> Solver:
+    """The solver that the command line asks for, at the iteration where it is to go on."""
+    path = find_solver(args.solver)
+    param = read_solver(path)
+    if args.weights:
+        param.ClearField("weights")
+        param.weights.append(args.weights)
+    for weights in (part.strip() for entry in param.weights for part in entry.split(",")):
+        if weights and not os.path.isfile(weights):  # before hours are spent on building
+            raise WeightsError(f"{weights}: no such file")
+    if param.random_seed < 0:  # drawn and printed, so that the run can be repeated
+        param.random_seed = seed
+    if args.snapshot_prefix:
+        param.snapshot_prefix = args.snapshot_prefix
+    # One of the nets that came with the library: its snapshots belong where the user is, not beside it.
+    param.snapshot_prefix = resolve_prefix(
+        param.snapshot_prefix, path if path == args.solver else os.path.basename(path)
+    )
+    state = newest_state(param.snapshot_prefix) if args.snapshot == "auto" else args.snapshot
+    if args.snapshot == "auto" and state is None:
+        log.info(f"No snapshot {param.snapshot_prefix}_iter_N yet: starting at iteration 0", "caffe.cpp:235")
+    if state and distributed.rank() == 0 and not os.path.isfile(state):
+        raise WeightsError(f"{state}: no such file: --snapshot takes a .solverstate or .solverstate.h5")
+    device = choose_device(param, gpus)
+    if args.precision == "bfloat16" and device.type == "cpu" and cpu.fast_bfloat16() is False:
+        log.warning("--precision bfloat16 is expected to be slower than float32 on this CPU", "caffe.cpp:197")
+    solver = build(path, param, args, device)
+    if state:
+        log.info(f"Resuming from {state}", "caffe.cpp:235")
+        solver.restore(state)
+    return solver
 
 
 def find_solver(name: str) -> str:
@@ -121,21 +160,20 @@ def find_solver(name: str) -> str:
     return found
 
 
-def choose_device(param: caffe_pb2.SolverParameter, gpu: str | None) -> torch.device:
+def choose_device(param: caffe_pb2.SolverParameter, gpus: Sequence[int]) -> torch.device:
     """--gpu is an order; the solver file's solver_mode (GPU, when it says nothing) is a wish."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpu is not None:
-        if not re.fullmatch(r"\d+", gpu):
-            raise SolverError(
-                f"--gpu {gpu}: give the number of one GPU (training on several is not supported)"
-            )
-        if int(gpu) >= available:
-            raise SolverError(
-                f"--gpu {gpu}: PyTorch sees {available or 'no'} GPU{'s' * (available != 1)} here"
-            )
-        param.solver_mode, param.device_id = param.GPU, int(gpu)
+    local = distributed.local_rank()
+    if local is not None and not gpus and param.solver_mode == param.GPU:
+        gpus = range(available)  # a launcher's ranks take one each
+    if gpus:
+        if (local or 0) >= len(gpus):
+            raise SolverError(f"there are more ranks on this machine than GPUs ({len(gpus)}): start fewer of them")
+        param.solver_mode, param.device_id = param.GPU, gpus[local or 0]
     if param.solver_mode == param.GPU and param.device_id < available:
         log.info(f"Using GPU {param.device_id}", "caffe.cpp:218")
+        if local is not None:  # NCCL's own work is to be there too
+            torch.cuda.set_device(param.device_id)
         return torch.device("cuda", param.device_id)
     wanted = param.HasField("solver_mode") and param.solver_mode == param.GPU
     log.info(
@@ -200,7 +238,7 @@ def database_hint(solver_path: str, param: caffe_pb2.SolverParameter) -> str:
 @contextlib.contextmanager
 def bar(solver: Solver) -> Iterator[None]:
     """A progress bar beneath the log lines, on a terminal only."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or distributed.rank():
         yield
         return
     with cli.progress(solver.param.max_iter, unit="iter", initial=solver.iter) as progress:

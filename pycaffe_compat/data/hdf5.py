@@ -185,6 +185,11 @@ class _Reader(Reader[_Position]):
             return None
         return permutation(self.files[self.file_order(epoch)[place]].rows, self.seed, epoch, 1, place)
 
+    def number(self, at: _Position) -> int:
+        """The row's number, counted over all epochs."""
+        before = self.file_order(at.epoch)[: at.file]
+        return at.epoch * self.rows + sum(self.files[i].rows for i in before) + at.row
+
     def advance(self, at: _Position, count: int) -> _Position:
         """``count`` rows on, where these end within the file or at its end."""
         at = replace(at, row=at.row + count)
@@ -228,10 +233,12 @@ class _Reader(Reader[_Position]):
         block: _Block | None = None
         rows, order = 0, None
         entered = None
+        number_of_row = self.number(at)
         while True:
             batch = [np.empty((self.batch_size, *shape), np.float32) for shape in self.item_shapes]
             filled = 0
-            while filled < self.batch_size:
+            left = self.batch_size * self.ranks
+            while left:
                 if entered != (at.epoch, at.file):
                     entered = (at.epoch, at.file)
                     number = self.file_order(at.epoch)[at.file]
@@ -240,17 +247,19 @@ class _Reader(Reader[_Position]):
                 if block is None or not block.first <= at.row < block.stop:
                     block = None  # so that two are never held at once
                     block = self._load(number, order, at.row)
-                take = min(self.batch_size - filled, min(block.stop, rows) - at.row)
+                take = min(left, min(block.stop, rows) - at.row)
                 begin = at.row - block.first
+                ours = range(begin + self.first_of_ours(number_of_row), begin + take, self.ranks)
+                places = slice(ours.start, ours.stop, ours.step)
                 for target, stored in zip(batch, block.arrays, strict=True):
                     with np.errstate(over="ignore"):  # a double too large for float32 is inf, as in Caffe
                         if block.index is None:
-                            target[filled : filled + take] = stored[begin : begin + take]
+                            target[filled : filled + len(ours)] = stored[places]
                         else:
-                            target[filled : filled + take] = stored.take(
-                                block.index[begin : begin + take], axis=0
-                            )
-                filled += take
+                            target[filled : filled + len(ours)] = stored.take(block.index[places], axis=0)
+                filled += len(ours)
+                left -= take
+                number_of_row += take
                 at = self.advance(at, take)
             yield batch, at
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Iterator
 from itertools import islice
@@ -15,6 +16,8 @@ from pycaffe_compat.data.prefetch import Source, one_line
 from pycaffe_compat.data.records import Item, RecordReader
 from pycaffe_compat.data.transform import Transformer
 from pycaffe_compat.errors import DataError
+
+_CLOSING_SECONDS = 5.0
 
 
 class Record(NamedTuple):
@@ -38,8 +41,7 @@ class Database:
             kind = "a LevelDB" if os.path.exists(os.path.join(path, "CURRENT")) else "no LMDB"
             self.fail(f"is {kind}: there is no data.mdb in this folder")
         try:
-            # No lock: the folder may be read-only, and nobody writes to a database that is trained from.
-            self.env = lmdb.open(path, subdir=os.path.isdir(path), readonly=True, lock=False, create=False)
+            self.env = self._opened()
             last_page, page_size = self.env.info()["last_pgno"], self.env.stat()["psize"]
             self.rows: int = self.env.stat()["entries"]
         except (lmdb.Error, OSError) as error:
@@ -53,6 +55,20 @@ class Database:
             )
         if not self.rows:
             self.fail("holds no records")
+
+    def _opened(self) -> Any:
+        # No lock: the folder may be read-only, and nobody writes to a database that is trained from.
+        options: dict[str, Any] = {"subdir": os.path.isdir(self.path), "readonly": True, "lock": False, "create": False}
+        deadline = time.monotonic() + _CLOSING_SECONDS
+        while True:
+            try:
+                return lmdb.open(self.path, **options)
+            except lmdb.Error as error:
+                # The last net that read it is gone (or `open_database` would have found it), but the thread that read
+                # ahead for it is still closing it.
+                if "already open" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def fail(self, message: str, cause: BaseException | None = None) -> NoReturn:
         raise DataError(f"{self.path}: {message}") from cause

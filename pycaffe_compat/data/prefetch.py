@@ -4,6 +4,11 @@ A :class:`Reader` knows one kind of database: from a position it makes batches o
 position after it. A :class:`Source` is what a layer holds: it runs the reader on a thread of its own, ahead of the
 training, and remembers the position after the last batch that it handed out. What a reader does at random is a function
 of its seed and the position alone, so that a resumed training sees the very batches of the uninterrupted one.
+
+Several processes may share a database (:meth:`Source.share`). As in Caffe a row belongs to the process number (row's
+number, counted over all epochs) mod (number of processes). A batch of one process is its part of the next
+batch_size x processes rows, and the position after it is behind all of these: so it is the same in every process, and
+another number of them can go on there with no row left out and none taken twice.
 """
 
 import atexit
@@ -57,6 +62,7 @@ class Reader(Generic[At]):
         seed: of everything random, 0 <= seed < 2**64.
         shapes: of a batch, one a top.
         rows: records of the database: one epoch.
+        rank, ranks: this process is number ``rank`` of ``ranks`` that share the database.
     """
 
     label: str
@@ -64,6 +70,8 @@ class Reader(Generic[At]):
     seed: int
     shapes: list[tuple[int, ...]]
     rows: int
+    rank = 0
+    ranks = 1
 
     @property
     def batch_bytes(self) -> int:
@@ -95,6 +103,10 @@ class Reader(Generic[At]):
 
     def release(self) -> None:
         """Free what is held in memory."""
+
+    def first_of_ours(self, number: int) -> int:
+        """How many rows (or whatever the position counts) after ``number`` the first comes that is this process's."""
+        return (self.rank - number) % self.ranks
 
 
 class Prefetcher:
@@ -181,6 +193,22 @@ class Source(Generic[At]):
     def reads(self) -> list[str]:
         """The files that are read: lists, databases, mean files."""
         return self._reader.reads
+
+    def share(self, rank: int, ranks: int) -> None:
+        """From the next batch on take only what belongs to process number ``rank`` of ``ranks``.
+
+        The processes must have the same seed and position (each other's :meth:`state_dict`).
+
+        Raises:
+            DataError: there are fewer rows than processes.
+        """
+        reader = self._reader
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank {rank} of {ranks}")
+        if ranks > reader.rows:
+            reader.fail(f"has {reader.rows} row{'s' * (reader.rows != 1)} for {ranks} processes: start fewer of them")
+        self._halt()
+        reader.rank, reader.ranks = rank, ranks
 
     def next(self) -> Batch:
         """The next batch: one new C-contiguous float32 array a top.

@@ -83,9 +83,9 @@ class RecordReader(Reader[int], Generic[Raw]):
             data: NDArray[np.float32] | None = None
             labels = np.empty(self.batch_size, np.float32)
             filled = 0
-            while filled < self.batch_size:
+            for _ in range(self.batch_size * self.ranks):
                 record = next(records)
-                if at % self.ranks == self.rank:
+                if not self.first_of_ours(at):
                     image, labels[filled] = self._item(record, at)
                     if data is None:  # a batch has the shape of its first image: with a batch of 1, all sizes are fine
                         data = np.empty((self.batch_size, *image.shape), np.float32)

@@ -192,7 +192,8 @@ def cut_window(
 
 
 class _Reader(Reader[int]):
-    """Batches of windows drawn at random. The position counts batches."""
+    """Batches of windows drawn at random. The position counts batches: where processes share the file, a batch belongs
+    to one of them."""
 
     def __init__(
         self,
@@ -256,7 +257,7 @@ class _Reader(Reader[int]):
         while True:
             data = np.zeros(self.shapes[0], np.float32)  # what lies outside an image stays 0, whatever the mean
             labels = np.empty(self.batch_size, np.float32)
-            chances = iter(draws(2 * self.batch_size, self.seed, 0, at))
+            chances = iter(draws(2 * self.batch_size, self.seed, 0, at + self.first_of_ours(at)))
             item = 0
             for windows, count in self.parts:
                 for _ in range(count):
@@ -265,7 +266,7 @@ class _Reader(Reader[int]):
                     self._put(data[item], window, mirror)
                     labels[item] = window[1]
                     item += 1
-            at += 1
+            at += self.ranks
             yield [data, labels], at
 
     def _put(self, target: NDArray[np.float32], window: NDArray[np.int64], mirror: bool) -> None:

@@ -17,6 +17,8 @@ class Accuracy(Layer):
     A score equal to the label's counts as better, so that ties are wrong. 0 where there is nothing to count.
     """
 
+    gradient = "no"
+
     def setup(self, scores: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         s = self.settings
         self.axis = canonical_axis(s.axis, scores.ndim)

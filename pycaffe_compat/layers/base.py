@@ -36,9 +36,16 @@ class LayerType:
     """As many tops as bottoms, the i-th computed from the i-th (Convolution)."""
     inplace: bool
     """Whether a top may bear its bottom's name."""
+    fork: str = ""
+    """Which fork of Caffe has the type; empty for stock Caffe's."""
 
 
 REGISTRY: dict[str, LayerType] = {}
+UNSUPPORTED: dict[str, str] = dict.fromkeys(
+    ("AnnotatedData", "DetectionEvaluate", "MultiBoxLoss", "VideoData"),
+    "SSD's detectors run here and are not trained: take the deploy file, whose input is an Input layer",
+)
+"""Known types that are not here, and what to do instead."""
 
 
 def register(
@@ -49,6 +56,7 @@ def register(
     tops: int | tuple[int, int | None] = 1,
     same_count: bool = False,
     inplace: bool = False,
+    fork: str = "",
 ) -> Callable[[type[Layer]], type[Layer]]:
     """Class decorator: adds a layer type to the registry.
 
@@ -59,7 +67,7 @@ def register(
     def add(cls: type[Layer]) -> type[Layer]:
         if name in REGISTRY:
             raise NetError(f'layer type "{name}" is registered already, by {REGISTRY[name].cls.__qualname__}')
-        REGISTRY[name] = LayerType(name, cls, param, _range(bottoms), _range(tops), same_count, inplace)
+        REGISTRY[name] = LayerType(name, cls, param, _range(bottoms), _range(tops), same_count, inplace, fork)
         return cls
 
     return add
@@ -70,7 +78,9 @@ def _range(n: int | tuple[int, int | None]) -> tuple[int, int | None]:
 
 
 def lookup(name: str) -> LayerType:
-    """The registry row of a type; NetError with the nearest known name when there is none."""
+    """The registry row of a type; NetError with the nearest known name, or why it is missing, when there is none."""
+    if name in UNSUPPORTED and name not in REGISTRY:
+        raise NetError(f'layer type "{name}" is not supported: {UNSUPPORTED[name]}')
     if name not in REGISTRY:
         raise NetError(unknown("layer type", name, sorted(REGISTRY)))
     return REGISTRY[name]

@@ -26,6 +26,9 @@ class HDF5Output(Layer):
     which may be damaged).
     """
 
+    no_onnx = "it writes a file of its own"
+    gradient = "no"
+
     def setup(self, data: Tensor, label: Tensor) -> None:  # type: ignore[override]
         if not self.settings.file_name:
             raise NetError("hdf5_output_param: give a file_name")

@@ -157,10 +157,11 @@ def blob_bytes_to_array(buffer: memoryview, start: int, end: int, *, diff: bool 
     data, doubles, raw_data, raw_kind = _DIFF_FIELDS if diff else _DATA_FIELDS
     for number, wire_type, at, stop in fields(buffer, start, end):
         if number in (data, doubles):
-            if wire_type != BYTES:  # each value on its own: protobuf packs them
+            dtype, single = ("<f4", FIXED32) if number == data else ("<f8", FIXED64)
+            if wire_type == single:  # each value on its own: protobuf packs them
                 return blob_bytes_to_array(packed := _packed(buffer[start:end]), 0, len(packed), diff=diff)
-            dtype = "<f4" if number == data else "<f8"
-            chunks[dtype].append(_numbers(buffer, at, stop, dtype))
+            if wire_type == BYTES:
+                chunks[dtype].append(_numbers(buffer, at, stop, dtype))
         elif number == _SHAPE and wire_type == BYTES:
             shape += _dims(buffer[at:stop])
         elif number in _LEGACY_SHAPE and wire_type == VARINT:
@@ -281,11 +282,27 @@ def read_message(path: str | os.PathLike[str], message_class: type[_M]) -> _M:
     name = message_class.DESCRIPTOR.name
     try:
         message = message_class.FromString(content)
-    except DecodeError as error:
+        check_strings(message)
+    except (DecodeError, WireError) as error:
         raise not_a_message(path, name, content[:4096], error) from None
     if not message.ListFields():
         raise not_a_message(path, name, content[:4096], f"it holds no field of a {name}")
     return message
+
+
+def check_strings(message: Message) -> None:
+    """Raises WireError where a string is not UTF-8: protobuf gives bytes in its place, or an error when one looks."""
+    try:
+        for field, value in message.ListFields():
+            if field.cpp_type == field.CPPTYPE_MESSAGE:
+                for inner in (value,) if isinstance(value, Message) else value:
+                    check_strings(inner)
+            elif field.type == field.TYPE_STRING:
+                for text in (value,) if isinstance(value, (str, bytes)) else value:
+                    if isinstance(text, bytes):
+                        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise WireError(f"a name is not UTF-8: {error}") from None
 
 
 def write_message(path: str | os.PathLike[str], message: Message) -> None:

@@ -17,6 +17,7 @@ from pycaffe_compat.proto.binary import (
     BYTES,
     WireError,
     check_size,
+    check_strings,
     fields,
     file_size,
     header,
@@ -82,6 +83,10 @@ def parse_binary_net(
     if best is None:
         raise not_a_message(shown, "NetParameter", content[:4096], reason)
     misfits, chosen, message = best
+    try:
+        check_strings(message)
+    except WireError as error:
+        raise not_a_message(shown, "NetParameter", content[:4096], error) from None
     notes = list(_unknown_notes(message, shown)) if misfits else []
     if arrays:
         try:

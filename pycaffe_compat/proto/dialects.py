@@ -3,14 +3,14 @@
     bvlc        stock Caffe
     ssd         weiliu89/caffe: object detection (Permute, PriorBox, Normalize, DetectionOutput, ...)
     nvidia      NVIDIA/caffe: half precision, DetectNet, and SSD's
-    intel       intel/caffe: CPU engines, R-FCN, and SSD's
     community   SSD's and single layers of papers (ROIPooling, Interp, ShuffleChannel, Upsample, ...)
+    intel       intel/caffe: CPU engines, R-FCN, and SSD's
 
 One schema for all cannot be: forks gave one number to different fields, so a binary file means something else in
 each. ``NAME.proto`` beside this file is what a fork adds. Which dialect a file is in is found by trial: the first
 of the above in which nothing of it is unknown, else the one in which the least is. A dialect may also be given
 (``dialect=``): one of these names, or a ``.proto`` (a whole schema, or an overlay: see ``protofile``) or ``.desc``
-file of the user's.
+file of the user's. What a whole schema lacks of stock Caffe's is added to it: forks are often of an older Caffe.
 
 A net's message is of its dialect's class. Everything else looks fields up on it by name and knows of no dialects:
 a layer type registered with ``param="permute_param"`` finds its settings there.
@@ -26,16 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from pycaffe_compat.errors import PrototxtError
 from pycaffe_compat.naming import unknown
 from pycaffe_compat.proto import caffe_pb2
-from pycaffe_compat.proto.protofile import SchemaError, read_schema
+from pycaffe_compat.proto.protofile import HERE, SchemaError, complete, read_schema
 from pycaffe_compat.proto.schema import load_schema
 
-NAMES = ("bvlc", "ssd", "nvidia", "intel", "community")
+NAMES = ("bvlc", "ssd", "nvidia", "community", "intel")  # intel last: its strings may be any bytes
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,6 @@ class Dialect:
     messages: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.messages:
-            raise PrototxtError(f"{self.name}: the schema has no message {name}")
         return self.messages[name]
 
 
@@ -77,10 +76,15 @@ def _built_in(name: str) -> Dialect:
 def _of_file(name: str) -> Dialect:
     try:
         if name.endswith(".desc"):
-            content = Path(name).read_bytes()
+            files = FileDescriptorSet.FromString(Path(name).read_bytes())
         else:
-            content = read_schema(Path(name)).SerializeToString()
-        dialect = Dialect(name, load_schema(content, __name__))
+            files = read_schema(Path(name))
+        own = {message.name for file in files.file[-1:] for message in file.message_type}
+        if not {"NetParameter", "LayerParameter"} <= own:
+            missing = "LayerParameter" if "NetParameter" in own else "NetParameter"
+            raise PrototxtError(f"{name}: is no schema of Caffe's: it has no message {missing}")
+        complete(files.file[-1], read_schema(HERE / "caffe.proto").file[0])
+        dialect = Dialect(name, load_schema(files.SerializeToString(), __name__))
     except OSError as error:
         raise PrototxtError(f"{name}: cannot be read: {error.strerror}") from None
     except (SchemaError, UnicodeDecodeError) as error:

@@ -267,7 +267,8 @@ class _Parser:
         return int(word, 16 if "x" in word else 10)
 
     def _error(self, message: str) -> SchemaError:
-        return SchemaError(f"line {self._tokens[self._at - 1].line}: {message}")
+        shown = "".join(char if char.isprintable() else "?" for char in message[:160])
+        return SchemaError(f"line {self._tokens[self._at - 1].line}: {shown}")
 
 
 def _tokenize(text: str) -> Iterator[_Token]:
@@ -337,6 +338,57 @@ def read_schema(path: Path, depth: int = 0) -> FileDescriptorSet:
         return read_schema(beside if beside.is_file() else HERE / Path(name).name, depth + 1).file[0]
 
     return parse_schema(path.read_text(encoding="utf-8"), path.name, load)
+
+
+def complete(file: FileDescriptorProto, base: FileDescriptorProto) -> None:
+    """Gives a schema what it lacks of another one, in place.
+
+    Forks left Caffe's main line at some time: the one of Fast R-CNN knows no Input layer, and one ``kernel_size``
+    for both axes. Code that knows the present schema finds all of its names here too, and as many values to each;
+    the fork's own numbers and defaults stay.
+    """
+
+    def move(added: Any) -> Any:
+        """Definitions of the base, with the names of its types as they are in this file's package."""
+        for field in getattr(added, "field", ()):
+            if field.type_name:
+                name = field.type_name.removeprefix(f".{base.package}.")
+                field.type_name = f".{_within(file.package, name)}"
+        for inner in getattr(added, "nested_type", ()):
+            move(inner)
+        return added
+
+    def add(have: Any, wanted: Any) -> None:
+        """Entries (fields or values) whose name is not there, under another number where theirs is taken."""
+        names, numbers = {entry.name: entry for entry in have}, {entry.number for entry in have}
+        for entry in wanted:
+            mine = names.get(entry.name)
+            if mine is None:
+                mine = have.add()
+                mine.CopyFrom(entry)
+                mine.number += _MOVED if entry.number in numbers else 0
+            elif isinstance(entry, FieldDescriptorProto) and (mine.type, mine.label) != (entry.type, entry.label):
+                if mine.type == entry.type:
+                    mine.label = entry.label
+                    mine.ClearField("default_value")
+
+    def merge(have: Any, wanted: Any, messages: str) -> None:
+        for kind in (messages, "enum_type"):
+            there = {entry.name: entry for entry in getattr(have, kind)}
+            for entry in getattr(wanted, kind):
+                if entry.name not in there:
+                    getattr(have, kind).add().CopyFrom(entry)
+                elif kind == "enum_type":
+                    add(there[entry.name].value, entry.value)
+                else:
+                    add(there[entry.name].field, entry.field)
+                    merge(there[entry.name], entry, "nested_type")
+
+    rest = FileDescriptorProto()
+    rest.CopyFrom(base)
+    for message in rest.message_type:
+        move(message)
+    merge(file, rest, "message_type")
 
 
 def _load_here(name: str) -> FileDescriptorProto:

@@ -109,8 +109,8 @@ def _in_best_dialect(
 def _told(problems: Sequence[Problem], path: str, all_tried: bool) -> str:
     """The first problem with its place, and where the others are."""
     first, *others = problems
-    text = f"{path or '<text>'}:{first.line}:{first.column}: {_one_line(str(first).split(': ', 1)[1])}"
-    settings = first.unknown.endswith("_param") and "did you mean" not in first.text
+    text = f"{path or '<text>'}:{first.line}:{first.column}: {_one_line(first)}"
+    settings = first.unknown.endswith("_param") and not first.hint
     if all_tried and settings:
         text += f", nor has a fork's schema ({', '.join(NAMES[1:])}): give the fork's own, dialect=FILE.proto"
     if others:

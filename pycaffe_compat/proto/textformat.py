@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 
 from pycaffe_compat.naming import did_you_mean
 
+MAX_PROBLEMS = 100  # after so many no more are looked for
 MAX_DEPTH = 100  # of messages within messages; as deep as binary files may be
 
 TOKEN = re.compile(
@@ -81,7 +82,8 @@ class Problem:
     """One thing in a text that does not fit the schema.
 
     Attributes:
-        unknown: the name of the field, where the schema has no such field.
+        unknown: the name of the field, where the schema has no such field, and
+        known: the fields that it has there.
         layer: the name of the layer it stands in, if any.
     """
 
@@ -89,10 +91,16 @@ class Problem:
     column: int
     text: str
     unknown: str = ""
+    known: Iterable[str] = ()
     layer: str = ""
 
+    @property
+    def hint(self) -> str:
+        """``; did you mean "name"?``, or nothing (it takes a while: not for a thousand of them)."""
+        return _hint(self.unknown, self.known) if self.unknown else ""
+
     def __str__(self) -> str:
-        return f"{self.line}:{self.column}: {self.text}" + (f' (layer "{self.layer}")' if self.layer else "")
+        return f"{self.text}{self.hint}" + (f' (layer "{self.layer}")' if self.layer else "")
 
 
 # ------------------------------------------------------------------------------------------------ text -> entries
@@ -193,11 +201,11 @@ class _Reader:
         if not colon:
             raise self._error(f'Expected ":" or "{{", found {self._found()}')
         if self.kind == "string":
-            text, content = self.text, b""
+            text, pieces = self.text, []
             while self.kind == "string":
-                content += _unescape(self.text[1:-1], self._error)
+                pieces.append(_unescape(self.text[1:-1], self._error))
                 self._advance()
-            return Value("string", text, line, column, content)
+            return Value("string", text, line, column, b"".join(pieces))
         negative = self._take("-")
         if self.kind not in ("number", "name"):
             raise self._error(f"Expected a value, found {self._found()}")
@@ -239,7 +247,7 @@ def fill(message: Message, entries: Sequence[Entry]) -> list[Problem]:
     """Sets the fields of an empty message.
 
     Returns:
-        What does not fit, in the text's order; nothing where all of it did.
+        What does not fit (the first hundred of it), in the text's order; nothing where all of it did.
     """
     problems: list[Problem] = []
     _fill(message, entries, problems, (1, 1), top=True)
@@ -253,12 +261,14 @@ def _fill(
     fields, required = _fields(message.DESCRIPTOR)
     seen: set[str] = set()
     for entry in entries:
+        if len(problems) >= MAX_PROBLEMS:
+            return
         field = fields.get(entry.name)
         at = entry.line, entry.column
         owner = message.DESCRIPTOR.full_name.removeprefix("caffe.")
         if field is None:
-            text = f'{owner} has no field "{entry.name[:100]}"{_hint(entry.name[:100], fields)}'
-            problems.append(Problem(*at, text, unknown=entry.name[:100], layer=""))
+            name = entry.name[:100]
+            problems.append(Problem(*at, f'{owner} has no field "{name}"', name, fields))
             continue
         if not field.repeated:
             if entry.name in seen:

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from pycaffe_compat.errors import DataError
 from pycaffe_compat.files import atomic_write
-from pycaffe_compat.restoration.baselines import spp
+from pycaffe_compat.restoration.baselines import spp, spp_threshold
 from pycaffe_compat.restoration.degradation import jpeg, list_images, quantisation_table, read_luma
 from pycaffe_compat.restoration.metrics import Scores, ipsnr, score
 from pycaffe_compat.restoration.restore import Restorer
+from pycaffe_compat.restoration.sadct import sa_dct
 
 Method = Callable[[NDArray[np.uint8], int], NDArray[Any]]
 """A way of restoration: the decoded JPEG (H, W) and its quality -> restored luma (H, W), any real type."""
@@ -65,17 +66,25 @@ def distorted(luma: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     return luma
 
 
-def spp_64(luma: NDArray[np.uint8], quality: int) -> NDArray[np.float32]:
-    """FFmpeg's spp with all 64 shifts, the strongest form of re-application."""
-    return spp(luma, quantisation_table(quality), 64)
+def _with_table(restore: Callable[..., NDArray[np.float32]], *settings: int | str) -> Method:
+    """A method that wants the file's quantisation table after the image, and its settings after that."""
+
+    def method(luma: NDArray[np.uint8], quality: int) -> NDArray[np.float32]:
+        return restore(luma, quantisation_table(quality), *settings)
+
+    return method
 
 
-def spp_8(luma: NDArray[np.uint8], quality: int) -> NDArray[np.float32]:
-    """FFmpeg's spp with the 8 shifts of its default quality."""
-    return spp(luma, quantisation_table(quality), 8)
-
-
-BASELINES: dict[str, Method] = {"distorted": distorted, "spp": spp_64, "spp8": spp_8}
+BASELINES: dict[str, Method] = {
+    "distorted": distorted,
+    "spp": _with_table(spp, 64),
+    "spp8": _with_table(spp, 8),
+    "spp_hard": _with_table(spp_threshold, 64, "hard"),
+    "spp_hard8": _with_table(spp_threshold, 8, "hard"),
+    "spp_soft": _with_table(spp_threshold, 64, "soft"),
+    "spp_soft8": _with_table(spp_threshold, 8, "soft"),
+    "sadct": _with_table(sa_dct),
+}
 """Rows that need no network, by name."""
 
 

@@ -232,7 +232,7 @@ _BASELINES = (
     ("distorted (JPEG)", "distorted", "distorted"),
     ("spp, re-JPEG at 8 shifts", "spp8", "spp"),
     ("spp, re-JPEG at 64 shifts", "spp", "spp"),
-    ("spp, FFmpeg's thresholding, 8 shifts", "spp8_hard", "spp"),
+    ("spp, FFmpeg's thresholding, 8 shifts", "spp_hard8", "spp"),
     ("SA-DCT", "sadct", "SA-DCT"),
 )
 

@@ -4,6 +4,7 @@ solver = Solver("prototxt/solver_l8.prototxt")
 solver.solve()
 """
 
+from . import distributed
 from .lr_policies import POLICIES, LearningRate
 from .signals import Action, SignalActions, handled
 from .solver import (
@@ -22,6 +23,7 @@ __all__ = [
     "SignalActions",
     "Solver",
     "UpdateRule",
+    "distributed",
     "find_net",
     "handled",
 ]

@@ -14,7 +14,9 @@ JSON text: number 5000 of the binary message, which other readers skip as protob
 """
 
 import json
+import mmap
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +60,18 @@ def resolve_prefix(prefix: str, solver_path: str) -> str:
     return prefix
 
 
+def newest_state(prefix: str) -> str | None:
+    """The state of the most iterations among those with this prefix, of either format; None: there is none."""
+    directory, stem = os.path.split(prefix)
+    found = []
+    for name in os.listdir(directory or ".") if os.path.isdir(directory or ".") else ():
+        match = re.fullmatch(re.escape(stem) + r"_iter_(\d+)\.solverstate(\.h5)?", name)
+        if match:
+            path = os.path.join(directory, name)
+            found.append((int(match[1]), os.stat(path).st_mtime, path))
+    return max(found)[2] if found else None
+
+
 def probe_prefix(prefix: str) -> None:
     """Find out now, not after hours of training, whether snapshots can be written; makes their directory.
 
@@ -97,7 +111,6 @@ def read_state(path: str) -> State:
     try:
         with open(path, "rb") as file:
             head = file.read(len(SIGNATURE))
-            content = b"" if head == SIGNATURE else head + file.read()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
     if head == SIGNATURE:
@@ -107,7 +120,8 @@ def read_state(path: str) -> State:
         raise WeightsError(f"{path}: is not a .solverstate: it holds no iteration")
     try:
         history = [blob_to_array(blob) for blob in message.history]
-        resume = _find_resume(content)
+        with open(path, "rb") as file:
+            resume = _find_resume(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (ValueError, WeightsError) as error:
         raise WeightsError(f"{path}: is damaged: {error}") from error
     return State(
@@ -132,7 +146,7 @@ def _parse_resume(path: str, text: bytes | str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- protobuf form
 
 
-def _find_resume(content: bytes) -> bytes:
+def _find_resume(content: mmap.mmap) -> bytes:
     """Our extra field of a serialised SolverState; b"" when it has none.  Raises WireError.
 
     By hand, because protobuf's access to unknown fields changes with its major versions.

@@ -6,13 +6,14 @@ of the iteration they name, and the snapshot of iteration N holds the weights af
 """
 
 import base64
+import functools
 import math
 import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from ..graph import Graph, as_source, share_parameters
 from ..proto import caffe_pb2
 from ..proto.text import NetSource, format_message, read_net, read_solver
 from ..weights import read_weights, write_weights
-from . import debug, snapshot
+from . import debug, distributed, snapshot
 from .lr_policies import LearningRate
 from .signals import Action
 from .update_rules import make_rule
@@ -34,6 +35,22 @@ from .update_rules import make_rule
 PRECISIONS = ("float32", "bfloat16")
 
 SolverLike = str | os.PathLike[str] | Message
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _says_where(method: Method) -> Method:
+    """Training together ends when a rank is lost: the error then says at which iteration, and what is kept."""
+
+    @functools.wraps(method)
+    def call(self: "Solver", *args: Any, **named: Any) -> Any:
+        try:
+            return method(self, *args, **named)
+        except distributed.RankLost as error:
+            where = f"{self.where}: iteration {self.iter}"
+            raise distributed.RankLost(f"{where}: {error} ({self._kept()})") from error
+
+    return call  # type: ignore[return-value]
 
 
 class Solver:
@@ -56,6 +73,10 @@ class Solver:
     ``graph`` is the training net and ``test_graphs`` are the others, which share its parameters; ``iter`` counts
     the updates that have been made. After a step the gradients of the parameters hold the update itself, as
     Caffe's diffs do. (``pycaffe`` puts pycaffe's face over this: ``net``, ``test_nets``, blobs.)
+
+    Where torch.distributed is initialised (see ``distributed``), the solvers of all processes train together: solve,
+    step, snapshot and test_all must then be called by all. Rank 0's state rules: weights, history, iteration, data
+    order. Its loss is the one that is shown.
     """
 
     type: ClassVar[str | None] = None
@@ -111,6 +132,10 @@ class Solver:
         self._last_snapshot = ""
         self._probed = False
         self._test_cursors: list[dict[str, Any]] | None = None
+        self._resumed_random: list[dict[str, Any]] = []
+        self._joined = True
+        if distributed.ranks() > 1:
+            self._share_training()
 
     # ----------------------------------------------------------------------------------------------- settings
 
@@ -222,12 +247,40 @@ class Solver:
                 log.info(f"Finetuning from {path}", "solver.cpp:72")
                 net.load_weights(read_weights(path), source=path)
 
+    # ---------------------------------------------------------------------------------- training with other ranks
+
+    def _share_training(self) -> None:
+        """Read a share of the rows, draw random numbers of our own, use the mean of all ranks' gradients."""
+        distributed.share_data(self.graph)
+        if distributed.rank():
+            seed = self.param.random_seed if self.param.random_seed >= 0 else torch.initial_seed()
+            torch.manual_seed((seed + distributed.rank()) % 2**63)
+        self.callbacks.append((lambda: None, lambda: distributed.average(self._rule.gradients())))
+        self._joined = False
+
+    def join(self) -> None:
+        """Together, once when the training begins or has been resumed: all take over rank 0's state."""
+        if self._joined:
+            return
+        mine = (self.iter, self._rate.current_step, self._last_snapshot, self._resumed_random)
+        self.iter, self._rate.current_step, self._last_snapshot, random_states = distributed.shared(mine)
+        distributed.from_first([entry.parameter.data for entry in self.graph.learnable] + self._rule.history)
+        distributed.align_data(self.graph)
+        if 0 < distributed.rank() < len(random_states):
+            _load_random_state(random_states[distributed.rank()])
+        self._joined = True
+
+    def _requested(self) -> Action:
+        """What the solver is asked to do, on this rank or another."""
+        return self.action() if distributed.ranks() == 1 else distributed.agreed(self.action())
+
     # ----------------------------------------------------------------------------------------------- training
 
     def add_callback(self, on_start: Callable[[], None], on_gradients_ready: Callable[[], None]) -> None:
         """Call the first before each iteration's forward pass, the second before its update."""
         self.callbacks.append((on_start, on_gradients_ready))
 
+    @_says_where
     def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
         """Train up to max_iter, with snapshots, and a test at the end if one is due.
 
@@ -244,6 +297,7 @@ class Solver:
         self._stopping = False
         if resume_file is not None:
             self.restore(resume_file)
+        self.join()
         start = self.iter
         self._step(max(0, param.max_iter - self.iter))
         if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot):
@@ -261,6 +315,7 @@ class Solver:
             self.test_all()
         log.info("Optimization Done.", "solver.cpp:332")
 
+    @_says_where
     def step(self, n: int) -> None:
         """Make ``n`` iterations, with tests, display and snapshots as they fall due; none extra at the end.
 
@@ -270,6 +325,7 @@ class Solver:
         if self.param.snapshot:
             self._probe()
         self._stopping = False
+        self.join()
         self._step(n)
 
     def _step(self, n: int) -> None:
@@ -298,7 +354,7 @@ class Solver:
                 on_gradients_ready()
             self.apply_update()
             del outputs
-            request = self.action()
+            request = self._requested()
             self.iter += 1
             if (param.snapshot and self.iter % param.snapshot == 0) or request is Action.SNAPSHOT:
                 self.snapshot()
@@ -350,15 +406,13 @@ class Solver:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _diverged(self, what: str) -> SolverError:
-        kept = (
-            f"the last snapshot is {self._last_snapshot}"
-            if self._last_snapshot
-            else "there is no snapshot yet"
-        )
         return SolverError(
             f"{self.where}: iteration {self.iter}: {what}: the training has diverged; "
-            f"lower base_lr or set clip_gradients ({kept})"
+            f"lower base_lr or set clip_gradients ({self._kept()})"
         )
+
+    def _kept(self) -> str:
+        return f"the last snapshot is {self._last_snapshot}" if self._last_snapshot else "there is no snapshot yet"
 
     def _smooth(self, loss: float, start: int) -> None:
         """A sliding mean over average_loss iterations, begun anew by each call of step()."""
@@ -413,7 +467,10 @@ class Solver:
                 self._test_cursors = None
 
     def test(self, index: int = 0) -> dict[str, list[float]]:
-        """Run one test net; {output: its values, mean over the batches}, or {} if a request to stop came."""
+        """Run one test net; {output: its values, mean over the batches}, or {} if a request to stop came.
+
+        Rank 0 alone tests; the others wait and get {}.
+        """
         graph, passes = self.test_graphs[index], self.param.test_iter[index]
         log.info(f"Iteration {self.iter}, Testing net (#{index})", "solver.cpp:347")
         sums: dict[str, list[float]] = {}
@@ -428,6 +485,8 @@ class Solver:
                 if self._stopping:
                     log.info("Test interrupted.", "solver.cpp:396")
                     return {}
+                if distributed.rank():
+                    continue
                 blobs, loss = self._forward(graph)
                 if self.param.test_compute_loss:
                     total += float(loss)
@@ -443,7 +502,7 @@ class Solver:
         return means
 
     def _obey_while_testing(self) -> None:
-        while (request := self.action()) is not Action.NONE:
+        while (request := self._requested()) is not Action.NONE:
             if request is Action.SNAPSHOT:
                 self.snapshot()
             else:
@@ -457,7 +516,7 @@ class Solver:
         return snapshot.resolve_prefix(self.param.snapshot_prefix, self.path)
 
     def _probe(self) -> None:
-        if not self._probed:
+        if not self._probed and distributed.rank() == 0:
             snapshot.probe_prefix(self.snapshot_prefix)
             self._probed = True
 
@@ -465,12 +524,22 @@ class Solver:
         """Write the weights and the state of this iteration; the path of the state.
 
         Each file appears whole or not at all, the weights first: whatever stops the program, the newest state
-        on disk has its weights beside it.
+        on disk has its weights beside it. Of several ranks the first writes; it is done when this returns.
 
         Raises:
             SolverError: the parameters are no longer finite: a bad snapshot shall not follow a good one.
             OSError: the files cannot be written; those from before are as they were.
         """
+        random_states = [_random_state(self.device)]
+        if distributed.ranks() == 1:
+            self._last_snapshot = self._write_snapshot(random_states)
+        else:
+            random_states = distributed.gathered(random_states[0])
+            path = self._write_snapshot(random_states) if distributed.rank() == 0 else ""
+            self._last_snapshot = distributed.shared(path)
+        return self._last_snapshot
+
+    def _write_snapshot(self, random_states: list[dict[str, Any]]) -> str:
         learnable = self.graph.learnable
         if not all(bool(entry.parameter.isfinite().all()) for entry in learnable):
             raise self._diverged("the parameters are no longer finite")
@@ -484,7 +553,7 @@ class Solver:
             weights_path,
             [_array(tensor) for tensor in self._rule.history],
             self._rate.current_step,
-            self._resume_state(),
+            self._resume_state(random_states),
         )
         directory = os.path.dirname(prefix)
         if directory:
@@ -501,7 +570,6 @@ class Solver:
                 f"Snapshotting solver state to {kind} file {state_path}",
                 "sgd_solver.cpp:296" if hdf5 else "sgd_solver.cpp:284",
             )
-        self._last_snapshot = state_path
         return state_path
 
     def _diffs(self) -> dict[str, list[np.ndarray]] | None:
@@ -518,10 +586,17 @@ class Solver:
         From one of ours the training goes on bit for bit as if it had not been interrupted. One of Caffe's
         own does not say where the data stood: they start over, as in Caffe.
 
+        Of several ranks the first reads the files; the others take over from it when they go on. There may be another
+        number of them than before: the rows go on where they stood, and new ranks begin with random numbers of
+        their own.
+
         Raises:
             WeightsError: the files cannot be read, or were written with another net or solver type.
         """
         path = os.fspath(path)
+        self._joined = distributed.ranks() == 1
+        if distributed.rank():
+            return
         state = snapshot.read_state(path)
         rule = self._rule
         snapshot.fit_history(
@@ -539,16 +614,18 @@ class Solver:
         self._rate.current_step = state.current_step
         self._last_snapshot = path
         self._test_cursors = None
+        self._resumed_random = []
         if state.resume:
             self._load_resume_state(state.resume)
 
-    def _resume_state(self) -> dict[str, Any]:
+    def _resume_state(self, random_states: list[dict[str, Any]]) -> dict[str, Any]:
         tests = self._test_cursors or [_cursors(graph) for graph in self.test_graphs]
         return {
             "version": 1,
             "train": _cursors(self.graph),
             "test": tests,
-            "random": _random_state(self.device),
+            "random": random_states[0],
+            **({"other_ranks": random_states[1:]} if random_states[1:] else {}),
         }
 
     def _check_resume(self, path: str, resume: dict[str, Any]) -> None:
@@ -563,6 +640,7 @@ class Solver:
         for net, cursors in zip(self.test_graphs, resume.get("test", ()), strict=False):
             _load_cursors(net, cursors)
         _load_random_state(resume.get("random", {}))
+        self._resumed_random = [{}, *resume.get("other_ranks", ())]
 
 
 def find_net(name: str, solver_path: str = "") -> str:

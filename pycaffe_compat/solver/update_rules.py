@@ -108,7 +108,7 @@ class UpdateRule:
         """Turn the gradients (summed over iter_size passes) into the update of this iteration and make it."""
         if not self.parameters:
             return
-        grads = self._gradients()
+        grads = self.gradients()
         self._clip(grads)
         if self.param.iter_size > 1:
             torch._foreach_mul_(grads, 1 / self.param.iter_size)
@@ -127,7 +127,8 @@ class UpdateRule:
         else:
             torch._foreach_mul_(grads, [rate * mult for mult in self._lr_mults])
 
-    def _gradients(self) -> list[Tensor]:
+    def gradients(self) -> list[Tensor]:
+        """Those of the parameters that are updated, themselves; zeros take the place of missing ones."""
         grads = []
         for i, parameter in enumerate(self.parameters):
             if (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,26 @@ def test_two_nets_share_a_database(tmp_path: Path) -> None:
         assert labels(train, 2) == [0, 1, 2, 3]
         assert labels(test, 1) == [0, 1, 2]
         assert labels(train, 1) == [4, 5]
+
+
+def test_a_database_is_opened_while_its_last_reader_is_closing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that read ahead closes its LMDB a moment after the net is gone, and LMDB opens a file once only."""
+    plain_lmdb(tmp_path / "db")
+    closing = lmdb.open(str(tmp_path / "db"), readonly=True, lock=False, create=False)
+    timer = threading.Timer(0.2, closing.close)
+    timer.start()
+    with LMDBSource(tmp_path / "db", transformer(), 2) as source:
+        assert labels(source, 1) == [0, 1]
+    timer.join()
+
+    monkeypatch.setattr("pycaffe_compat.data.lmdb._CLOSING_SECONDS", 0.05)
+    plain_lmdb(tmp_path / "other")
+    kept = lmdb.open(str(tmp_path / "other"), readonly=True, lock=False, create=False)
+    with pytest.raises(DataError, match="already open in this process"):
+        LMDBSource(tmp_path / "other", transformer(), 2)
+    kept.close()
 
 
 def test_a_database_that_was_made_anew_is_not_mistaken_for_the_old_one(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from google.protobuf import text_format
 
 from docs.layer_table import layer_table
 from pycaffe_compat import NetError
 from pycaffe_compat.export import Deployed, export_onnx, verify_onnx
 from pycaffe_compat.graph import TEST, Graph
 from pycaffe_compat.layers import REGISTRY
-from pycaffe_compat.proto import caffe_pb2
+from pycaffe_compat.proto.dialects import find_dialect
 from pycaffe_compat.proto.text import parse_net
 from tests.layers.harness import build, ids, op, values
 
@@ -29,12 +30,25 @@ ELSEWHERE = {
     "Input": "every row",
     "Python": "tests/layers/test_layers.py",
     "Silence": "tests/layers/test_layers.py",
-}
+} | dict.fromkeys(
+    ("Data", "DummyData", "HDF5Output", "ImageData", "MemoryData", "WindowData"), "tests/layers/test_data_layers.py"
+)
 PARAMETER = (
     'layer { name: "w" type: "Parameter" top: "w" parameter_param { shape { dim: 3 } } }'
     'layer { name: "op" type: "Bias" bottom: "a" bottom: "w" top: "y" }'
 )
 SILENCE = op("Split", tops=["y", "z"]) + 'layer { name: "s" type: "Silence" bottom: "z" }'
+# Their tables are test_losses.py's, in a form of their own.
+LABELS = np.array([0, 2], np.float32)
+LOSSES: dict[str, tuple[str, Any]] = {
+    "Accuracy": (op("Accuracy", bottoms=2), [(2, 3), LABELS]),
+    "ContrastiveLoss": (op("ContrastiveLoss", bottoms=3), [(2, 3), (2, 3), np.array([0, 1], np.float32)]),
+    "HingeLoss": (op("HingeLoss", bottoms=2), [(2, 3), LABELS]),
+    "InfogainLoss": (op("InfogainLoss", bottoms=3), [(2, 3), LABELS, np.eye(3, dtype=np.float32).reshape(1, 1, 3, 3)]),
+    "MultinomialLogisticLoss": (op("MultinomialLogisticLoss", bottoms=2), [np.full((2, 3), 1 / 3), LABELS]),
+    "SigmoidCrossEntropyLoss": (op("SigmoidCrossEntropyLoss", bottoms=2), [(2, 3), np.eye(2, 3, dtype=np.float32)]),
+    "SoftmaxWithLoss": (op("SoftmaxWithLoss", bottoms=2), [(2, 3), LABELS]),
+}
 
 
 def samples() -> dict[str, tuple[str, Any]]:
@@ -43,6 +57,7 @@ def samples() -> dict[str, tuple[str, Any]]:
         "Input": (op("AbsVal"), [(2, 3)]),
         "Parameter": (PARAMETER, [(2, 3)]),
         "Silence": (SILENCE, [(2, 3)]),
+        **LOSSES,
     }
     for file in sorted(HERE.glob("test_*_layers.py")) + [HERE / "test_layers.py"]:
         module = importlib.import_module(f"tests.layers.{file.stem}")
@@ -60,6 +75,8 @@ def test_every_type_has_a_row_or_a_test_of_its_own() -> None:
     assert not set(TYPES) - set(SAMPLES) - set(ELSEWHERE)
 
 
+# What PyTorch's compiler does with an autograd.Function, PyTorch itself warns of.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("name", [name for name in COMPUTED if name != "Filter"])
 def test_it_compiles_as_one_graph(name: str) -> None:
     """(Filter does not: the sizes behind it are not known when it is compiled.)"""
@@ -87,13 +104,13 @@ def test_it_has_a_gradient_where_it_says_so(name: str) -> None:
 
 def test_what_has_a_form_in_onnx_computes_the_same_there(tmp_path: Path) -> None:
     """One net of all types' samples, side by side, as ONNX Runtime computes it."""
-    net, inputs = caffe_pb2.NetParameter(name="samples"), []
+    net, inputs = find_dialect("community")["NetParameter"](name="samples"), []  # it has every fork's types
     for name in COMPUTED:
         text, bottoms = SAMPLES[name]
         inputs += values(bottoms)
         for layer in build(text, bottoms, TEST).param.layer:
             copy = net.layer.add()
-            copy.CopyFrom(layer)
+            text_format.Parse(text_format.MessageToString(layer), copy)
             copy.name = f"{name} {layer.name}"
             copy.bottom[:] = [f"{name} {blob}" for blob in layer.bottom]
             copy.top[:] = [f"{name} {blob}" for blob in layer.top]

@@ -1,6 +1,7 @@
 """Arrays in BlobProto messages and messages in files, held against protobuf's own reading and writing."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,29 @@ def test_values_that_are_not_packed() -> None:
         np.testing.assert_array_equal(blob_to_array(caffe_pb2.BlobProto.FromString(content)), values)
 
 
+@pytest.mark.parametrize(
+    ("blob", "message"),
+    [
+        (caffe_pb2.BlobProto(shape=caffe_pb2.BlobShape(dim=[1] * 33), data=[1]), "a blob has 33 axes: Caffe's have at most 32"),
+        (caffe_pb2.BlobProto(shape=caffe_pb2.BlobShape(dim=[2**31 - 1] * 100_000)), "has 100000 axes"),
+        (caffe_pb2.BlobProto(shape=caffe_pb2.BlobShape(dim=[2**31 - 1] * 31 + [0])), "is too large"),
+        (caffe_pb2.BlobProto(shape=caffe_pb2.BlobShape(dim=[2**20, 2**20, 2**10]), data=[1]), "1048576x1048576x1024 holds 1 values"),
+        (caffe_pb2.BlobProto.FromString(b"\x50\x03\x62\x04abcd"), "raw values of type 3"),
+    ],
+)
+def test_shapes_that_nothing_has(blob: caffe_pb2.BlobProto, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        blob_to_array(blob)
+
+
+def test_many_values_one_by_one_take_no_time() -> None:
+    """A tag in front of each of a million numbers."""
+    content = memoryview((b"\x2d" + np.float32(1.5).tobytes()) * 1_000_000 + b"\x3a\x04\x08\xc0\x84\x3d")
+    started = time.process_time()
+    values = binary.blob_bytes_to_array(content, 0, len(content))
+    assert values.shape == (1_000_000,) and (values == 1.5).all() and time.process_time() - started < 1
+
+
 @given(st.integers(0, 2**63 - 1), st.binary(max_size=3))
 def test_varints(value: int, rest: bytes) -> None:
     content = binary.varint(value)
@@ -194,3 +218,10 @@ def test_a_message_that_lacks_a_required_field(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="missing required"):
         write_message(tmp_path / "new", caffe_pb2.ClipParameter())
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\x0a\x01\xa9", b"\x1a\x01\xa9", b"\xa2\x06\x03\x1a\x01\xa9", b"\xa2\x06\x03\x12\x01\xa9"])
+def test_names_that_are_not_utf8(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "n").write_bytes(content)
+    with pytest.raises(WeightsError, match="n: is not a NetParameter, or is truncated .a name is not UTF-8: "):
+        read_message(tmp_path / "n", caffe_pb2.NetParameter)

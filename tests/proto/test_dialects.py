@@ -88,7 +88,7 @@ SAMPLES = {
     "ssd": 'layer { name: "a" type: "Permute" permute_param { order: 0 order: 2 order: 1 } }',
     "nvidia": 'default_forward_type: FLOAT16 layer { name: "a" type: "ReLU" forward_type: FLOAT16 backward_math: FLOAT }',
     "intel": 'layer { name: "a" type: "ReLU" relu_param { engine: MKL2017 } engine: "MKLDNN" }',
-    "community": 'layer { name: "a" type: "ROIPooling" roi_pooling_param { pooled_h: 7 pooled_w: 7 spatial_scale: 0.0625 } interp_param { height: 3 } }',
+    "community": 'layer { name: "a" type: "ROIPooling" roi_pooling_param { pooled_h: 7 pooled_w: 7 spatial_scale: 0.0625 } interp_param { height: 3 } upsample_param { scale: 2 } mish_param { engine: CUDNN } }',
 }
 
 
@@ -163,18 +163,43 @@ def test_a_schema_of_the_users(kind: str, tmp_path: Path) -> None:
     assert read_binary_net(tmp_path / "n.caffemodel", dialect=find_dialect(path)).param.layer[0].my_param.size == 3
 
 
+@pytest.mark.parametrize("package", ["caffe", "my.caffe", ""])
+def test_a_schema_of_an_older_caffe_is_completed(package: str, permuting: None, tmp_path: Path) -> None:
+    """Like the one of Fast R-CNN: no Input layer, no BatchNorm, one kernel_size."""
+    (tmp_path / "old.proto").write_text(
+        (f"package {package};" if package else "")
+        + "message BlobProto { repeated float data = 5 [packed = true]; }\n"
+        "message NetParameter { optional string name = 1; repeated LayerParameter layer = 100; repeated string input = 3; }\n"
+        "message LayerParameter { optional string name = 1; optional string type = 2; repeated string bottom = 3; repeated string top = 4;\n"
+        "  repeated BlobProto blobs = 7; optional ConvolutionParameter convolution_param = 106;\n"
+        "  optional PermuteParameter permute_param = 143; }\n"
+        "message PermuteParameter { repeated uint32 order = 1; }\n"
+        "message ConvolutionParameter { optional uint32 num_output = 1; optional uint32 kernel_size = 4 [default = 1]; optional bool bias_term = 2; }\n"
+    )
+    text = 'input: "x" input_dim: 2 input_dim: 3 input_dim: 4 input_dim: 5 ' + NET.split("\n", 2)[2]
+    graph = Graph(parse_net(text, dialect=tmp_path / "old.proto"), phase=1)
+    assert graph.shapes["z"] == (2, 2, 5, 3)
+    number = graph.param.layer[0].DESCRIPTOR.fields_by_name["input_param"].number
+    assert number == 20143 and graph.param.layer[0].input_param.shape[0].dim[0] == 2
+    again = parse_binary_net(graph.param.SerializeToString(), dialect=tmp_path / "old.proto").param
+    assert list(again.layer[1].permute_param.order) == [0, 2, 3, 1]
+    solver = parse_solver("base_lr: 1 solver_type: ADAM", dialect=tmp_path / "old.proto")
+    assert solver.type == "Adam"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("sdd", None, 'unknown dialect "sdd"; did you mean "ssd"? (known: bvlc, ssd, nvidia, intel, community), or give a .proto'),
+        ("sdd", None, 'unknown dialect "sdd"; did you mean "ssd"? (known: bvlc, ssd, nvidia, community, intel), or give a .proto'),
         ("absent.proto", None, "absent.proto: cannot be read: No such file"),
         ("a.proto", b"message M {", "a.proto: the file ends in the middle of a definition"),
         ("a.proto", b"\nservice X { }", "a.proto: line 2: message or enum expected, found service"),
         ("a.proto", b'import "a.proto";', "a.proto: line 1: import a.proto: "),
         ("a.proto", b"\xff", "a.proto: 'utf-8' codec can't decode"),
-        ("a.proto", b"package p; message M { optional int32 a = 1; }", "a.proto: the schema has no message NetParameter"),
-        ("a.proto", b"message M { optional int32 a = 1; optional int32 b = 1; }", "a.proto: is no schema: "),
-        ("a.proto", b"message M { optional int32 a = 0; }", "a.proto: is no schema: "),
+        ("a.desc", b"", "a.desc: is no schema of Caffe's: it has no message NetParameter"),
+        ("a.proto", b"package p; message NetParameter { }", "a.proto: is no schema of Caffe's: it has no message LayerParameter"),
+        ("a.proto", b"message NetParameter { } message LayerParameter { optional int32 a = 1; optional int32 b = 1; }", "a.proto: is no schema: "),
+        ("a.proto", b"message NetParameter { } message LayerParameter { optional int32 a = 0; }", "a.proto: is no schema: "),
         ("a.proto", b"message NetParameter { optional LayerParameter layer = 5; } message LayerParameter { } message BlobProto { }", "is no schema of Caffe's: NetParameter has no field layer"),
         ("a.desc", b"\x0a\x05\x01", "a.desc: is no schema: "),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
 import pycaffe_compat as caffe
 from pycaffe_compat import SolverError, pycaffe
@@ -15,11 +16,11 @@ def _as_at_the_start() -> Iterator[None]:
     pycaffe._say_once.cache_clear()
     yield
     pycaffe._say_once.cache_clear()
-    pycaffe._solvers.update(count=1, rank=0)
+    pycaffe._told.update(count=1, rank=0)
 
 
 def test_newuid() -> None:
-    assert caffe.has_nccl() is False
+    assert caffe.has_nccl() is torch.distributed.is_nccl_available()
     assert isinstance(caffe.NCCL.new_uid(), bytes)
 
 

@@ -13,8 +13,10 @@ from PIL import Image
 
 from pycaffe_compat.errors import CaffeError, DataError
 from pycaffe_compat.graph import TEST, Graph
-from pycaffe_compat.restoration import metrics
-from pycaffe_compat.restoration.degradation import jpeg, rgb_to_luma
+from pycaffe_compat.restoration import evaluation, metrics
+from pycaffe_compat.restoration.baselines import spp, spp_threshold
+from pycaffe_compat.restoration.degradation import jpeg, quantisation_table, rgb_to_luma
+from pycaffe_compat.restoration.sadct import sa_dct
 from pycaffe_compat.weights import write_weights
 from tools import eval_net
 
@@ -88,6 +90,34 @@ def test_without_a_network_and_with_other_rows(photographs: Path, capsys: pytest
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "images: 1 image, JPEG quality 30"
     assert [line.split()[0] for line in lines[3:]] == ["spp8"]
+
+
+def test_every_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    luma = rgb_to_luma(skimage.data.astronaut())[100:164, 180:252]
+    Image.fromarray(luma).save(tmp_path / "part.png")
+    table = tmp_path / "s.csv"
+    arguments = ["--images", str(tmp_path / "part.png"), "--quality", "20", "--csv", str(table), "--baseline"]
+    assert eval_net.main([*arguments, *evaluation.BASELINES]) == 0
+    degraded, steps = jpeg(luma, 20), quantisation_table(20)
+    expected = {
+        "distorted": degraded,
+        "spp": spp(degraded, steps, 64),
+        "spp8": spp(degraded, steps, 8),
+        "spp_hard": spp_threshold(degraded, steps, 64, "hard"),
+        "spp_hard8": spp_threshold(degraded, steps, 8, "hard"),
+        "spp_soft": spp_threshold(degraded, steps, 64, "soft"),
+        "spp_soft8": spp_threshold(degraded, steps, 8, "soft"),
+        "sadct": sa_dct(degraded, steps),
+    }
+    with open(table, newline="") as file:
+        scores = {row["method"]: float(row["psnr"]) for row in csv.DictReader(file)}
+    assert scores == {
+        name: metrics.psnr(np.clip(np.rint(image), 0, 255), luma) for name, image in expected.items()
+    }
+    with pytest.raises(SystemExit):
+        eval_net.main(["--help"])
+    described = capsys.readouterr().out
+    assert all(name in described for name in expected)
 
 
 def test_one_net_many_weights(

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from pycaffe_compat import cli, cpu
+from pycaffe_compat.errors import SolverError
+from pycaffe_compat.proto import caffe_pb2
 from tools import train_net
 
 NET = """# A net as small as can be.
@@ -116,6 +118,53 @@ def test_trains_logs_and_resumes(run: Run, place: Path) -> None:
     assert (place / "logs" / "a.log").read_text() == done.stderr + again.stderr
 
 
+def test_auto_goes_on_from_the_newest_snapshot_if_there_is_one(run: Run, place: Path) -> None:
+    begun = run("--solver", "solver.prototxt", "--snapshot", "auto", "--max_iter", "5")
+    assert begun.returncode == 0, begun.stderr
+    assert "No snapshot out/s_iter_N yet: starting at iteration 0" in begun.stderr
+    done = run("--solver", "solver.prototxt", "--snapshot", "auto")
+    assert "Resuming from out/s_iter_5.solverstate" in done.stderr
+    assert names(place / "out")[-1] == "s_iter_6.solverstate"
+
+
+def test_several_gpus_are_a_process_each(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+    monkeypatch.setattr(train_net.distributed, "parse_gpus", lambda text: [0, 2])
+    monkeypatch.setattr(train_net.distributed, "launch", lambda command, ranks: launched.append((command[-4:], ranks)) or 7)
+    arguments = ["--solver", "solver.prototxt", "--gpu", "0,2"]
+    assert run(*arguments).returncode == 7
+    assert launched == [(arguments, 2)]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "local_rank", "device"),
+    [
+        ([], None, "cuda:1"),  # as the solver file says
+        ([3], None, "cuda:3"),
+        ([2, 3], 1, "cuda:3"),
+        ([], 3, "cuda:3"),
+        ([2, 3], 2, "more ranks on this machine than GPUs (2)"),
+        ([], 4, "more ranks on this machine than GPUs (4)"),
+    ],
+)
+def test_each_rank_has_a_gpu(
+    gpu: list[int], local_rank: int | None, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = []
+    monkeypatch.setattr(train_net.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(train_net.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(train_net.torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(train_net.distributed, "local_rank", lambda: local_rank)
+    param = caffe_pb2.SolverParameter(device_id=1)
+    if device.startswith("cuda"):
+        assert str(train_net.choose_device(param, gpu)) == device
+        assert chosen == ([] if local_rank is None else [int(device[-1])])
+    else:
+        with pytest.raises(SolverError) as error:
+            train_net.choose_device(param, gpu)
+        assert device in str(error.value)
+
+
 def test_flags_reach_the_solver(run: Run, place: Path) -> None:
     assert run("--solver", "solver.prototxt", "--max_iter", "2").returncode == 0
     arguments = [
@@ -214,7 +263,9 @@ def test_a_solver_of_the_library_is_found_by_its_name(run: Run, repo_root: Path)
             "not allowed with argument",
         ),
         (["--solver", "solver.prototxt", "--gpu", "97"], 1, "error: --gpu 97: PyTorch sees"),
-        (["--solver", "solver.prototxt", "--gpu", "0,1"], 1, "error: --gpu 0,1: give the number of one GPU"),
+        (["--solver", "solver.prototxt", "--gpu", "0,97"], 1, "error: --gpu 0,97: PyTorch sees"),
+        (["--solver", "solver.prototxt", "--gpu", "one"], 1, "error: --gpu one: give the number of a GPU, several as 0,1"),
+        (["--solver", "solver.prototxt", "--timeout", "0"], 2, "'0' is not above 0"),
         (["--solver", "solver.prototxt", "--precision", "float16"], 2, "invalid choice: 'float16'"),
         (["--solver", "solver.prototxt", "--test_data", "train.txt"], 1, "there are no test nets to read train.txt"),
         (["--solver", "solver.prototxt", "--max_iter", "0"], 2, "'0' is less than 1"),

@@ -1,0 +1,357 @@
+"""What keeps a net from running here, all of it at once and before anything runs.
+
+    report = examine("deploy.prototxt", "weights.caffemodel")
+    print(*report.findings, sep="\\n")
+    report.runs
+
+Reading and building stop at their first error. Here they go on behind it: fields that no schema knows, layer types,
+settings, sources of data, weights are each reported with file and line, and with what can be done.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .errors import CaffeError, DataError, WeightsError
+from .graph import Graph, Node, filter_net, merged_state
+from .inputs import as_inputs
+from .layers.base import REGISTRY
+from .naming import did_you_mean
+from .proto.binary_net import read_binary_net
+from .proto.dialects import Dialect, candidates
+from .proto.hdf5 import SIGNATURE
+from .proto.source import NetSource
+from .proto.text import read_text
+from .proto.textformat import Problem, TextError, fill, parse_entries
+from .proto.upgrade import upgrade_net
+from .weights import Weights, read_weights
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        severity: "error": it does not run; "warning": it runs, and probably not as meant; "note": good to know.
+        where: ``file:line`` and layer, or the file.
+        text: what there is.
+        remedy: what can be done; may be empty.
+    """
+
+    severity: str
+    where: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        remedy = f": {self.remedy}" if self.remedy else ""
+        return f"{self.severity}: {self.where}: {self.text}{remedy}"
+
+
+@dataclass
+class Report:
+    """What an examination found.
+
+    Attributes:
+        findings: in the order of the file, then of the weights.
+        layers: how many the net has in the state that was asked for; None where that could not be found out.
+        onnx: whether all of these have a form in ONNX.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    layers: int | None = None
+    onnx: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is nothing that keeps the net from running."""
+        return not any(finding.severity == ERROR for finding in self.findings)
+
+    def add(self, severity: str, where: str, text: str, remedy: str = "") -> None:
+        self.findings.append(Finding(severity, where, text, remedy))
+
+    def count(self, severity: str) -> int:
+        return sum(finding.severity == severity for finding in self.findings)
+
+
+def examine(
+    net: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    phase: int | None = None,
+    level: int = 0,
+    stages: Sequence[str] = (),
+    dialect: str | os.PathLike[str] | Dialect | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Report:
+    """Examines a net file, and weights for it.
+
+    Args:
+        net, weights: paths of a prototxt, and of a .caffemodel or .h5.
+        phase, level, stages: the state to examine the net in, as for :class:`Graph`.
+        dialect: whose Caffe the net is for, see ``proto.dialects``; None finds out.
+        shapes: blob -> shape, for blobs of data layers whose data are not at hand.
+    """
+    report = Report()
+    source = _read(os.fspath(net), dialect, report)
+    if source is None:
+        return report
+    graph = _build(source, phase, level, stages, shapes or {}, report)
+    if graph is not None and weights is not None:
+        _compare_weights(graph, source, os.fspath(weights), dialect, report)
+    return report
+
+
+# ------------------------------------------------------------------------------------------------------- the text
+
+
+def _read(path: str, dialect: str | os.PathLike[str] | Dialect | None, report: Report) -> NetSource | None:
+    """The net, less what is not understood of it; None where nothing is."""
+    try:
+        entries = parse_entries(read_text(path))
+        best: tuple[list[Problem], Dialect, Any] | None = None
+        for candidate in candidates(dialect):
+            message = candidate["NetParameter"]()
+            problems = fill(message, entries)
+            if best is None or len(problems) < len(best[0]):
+                best = problems, candidate, message
+            if not problems:
+                break
+    except TextError as error:
+        report.add(ERROR, f"{path}:{error.line}:{error.column}", str(error))
+        return None
+    except CaffeError as error:
+        report.add(ERROR, *_split_place(str(error), path))
+        return None
+    assert best
+    problems, chosen, message = best
+    for problem in problems:
+        where = f"{path}:{problem.line}:{problem.column}" + (f': layer "{problem.layer}"' if problem.layer else "")
+        report.add(ERROR, where, problem.text, _remedy_of(problem, chosen))
+    if chosen.name != "bvlc" and not problems:
+        report.add(NOTE, path, f'is in the dialect "{chosen.name}", which is read as it is')
+    _tell_format(message, path, report)
+    name = "layers" if message.layers else "layer"
+    try:
+        source = upgrade_net(NetSource(message, path, [entry.line for entry in entries if entry.name == name]))
+    except CaffeError as error:
+        report.add(ERROR, *_split_place(str(error), path))
+        return None
+    for note in source.notes:
+        report.add(NOTE, *_split_place(note, path))
+    return source
+
+
+def _split_place(message: str, path: str) -> tuple[str, str]:
+    """``file:line:column: layer "x" (T): what`` as place and what; a message without a place is the file's."""
+    place = re.match(re.escape(path) + r'(?::\d+)*(?:: layer "[^"]*" \([^)]*\))?(?=[: ])', message)
+    if place is None:
+        return path, message
+    return place[0], message[place.end() :].lstrip(": ")
+
+
+def _remedy_of(problem: Problem, chosen: Dialect) -> str:
+    """Who has the field, where this dialect does not."""
+    if not problem.unknown:
+        return ""
+    message = problem.text.split(" ", 1)[0]
+    holders = []
+    for candidate in candidates(None):
+        found = candidate.messages.get(message)
+        if candidate.name != chosen.name and found is not None and problem.unknown in found.DESCRIPTOR.fields_by_name:
+            holders.append(candidate.name)
+    if holders:
+        more = "which lacks other fields of this file" if len(holders) == 1 else "which lack other fields of this file"
+        return f"dialect {' and '.join(holders)} has it, {more}: give the fork's own schema, --dialect FILE.proto"
+    if "did you mean" in problem.text:
+        return ""
+    return "no dialect has it: delete it, or give the fork's own schema, --dialect FILE.proto"
+
+
+def _tell_format(message: Any, path: str, report: Report) -> None:
+    old = ""
+    if message.layers:
+        first = any(layer.HasField("layer") for layer in message.layers)
+        old = f"is in the format of {2013 if first else 2014} (layers)"
+    elif message.input or message.input_dim or message.input_shape:
+        old = "has input fields, as before Input layers"
+    if old:
+        report.add(NOTE, path, old, "it is upgraded when it is read; `upgrade` writes the present format")
+
+
+# ------------------------------------------------------------------------------------------------------- the layers
+
+
+class _Examined(Graph):
+    """A graph of the layers that can be built; the others are told to a report."""
+
+    def __init__(self, source: NetSource, state: dict[str, Any], report: Report) -> None:
+        self.report = report
+        self.unknown: dict[str, str] = {}  # blob -> label of the layer at fault that its shape is not known
+        self.behind: dict[str, list[str]] = {}  # label -> the layers that could not be examined for its fault
+        super().__init__(source, **state)
+
+    def _add(self, node: Node, blobs: dict[str, Tensor], last_writer: dict[str, Node], named: dict[str, int]) -> None:
+        report, unknown = self.report, self.unknown
+        lacking = next((name for name in node.bottoms if name in unknown), None)
+        if node.type not in REGISTRY:
+            remedy = "write it as a class (CONTRIBUTING.md shows how) and import its module: --import MODULE"
+            hint = did_you_mean(node.type, REGISTRY)
+            report.add(ERROR, node.label, f'the layer type "{node.type}" is not known here{hint}', remedy)
+        elif lacking is not None:
+            if node.type != "Split":  # which is not in the file: nobody can do anything about it
+                self.behind.setdefault(unknown[lacking], []).append(node.name)
+        else:
+            try:
+                super()._add(node, blobs, last_writer, named)
+            except Exception as error:  # a Python layer's own code may raise anything
+                text = str(error) if isinstance(error, CaffeError) else f"{type(error).__name__}: {error}"
+                text = text.removeprefix(node.label).lstrip(": ")
+                report.add(ERROR, node.label, text, _data_remedy(node) if isinstance(error, DataError) else "")
+            else:
+                for name in node.tops:
+                    unknown.pop(name, None)
+                return
+        origin = unknown.get(lacking or "", node.label)
+        for name in node.tops:
+            blobs.pop(name, None)
+            unknown[name] = origin
+
+
+_MAKERS = {"Data": "convert_imageset makes such a database of images; ", "HDF5Data": "h5py writes such files; "}
+
+
+def _data_remedy(node: Node) -> str:
+    shape = f"--shape {node.tops[0]}=N,C,H,W" if node.tops else "--shape"
+    return f"{_MAKERS.get(node.type, '')}without the data, {shape} examines the layers behind it"
+
+
+def _build(
+    source: NetSource,
+    phase: int | None,
+    level: int,
+    stages: Sequence[str],
+    shapes: Mapping[str, Sequence[int]],
+    report: Report,
+) -> _Examined | None:
+    path = source.path
+    try:
+        source, replaced = as_inputs(source, shapes)
+        state = merged_state(source.param, phase, level, stages)
+        chosen = filter_net(source, state)
+    except CaffeError as error:
+        report.add(ERROR, *_split_place(str(error), path))
+        return None
+    for label in replaced:
+        report.add(NOTE, label, "its source is not examined: the shapes of its blobs are given")
+    report.layers = len(chosen.param.layer)
+    _tell_other_states(source, chosen, report)
+    if not report.layers:
+        known = sorted({stage for layer in source.param.layer for rule in layer.include for stage in rule.stage})
+        report.add(
+            ERROR, path, "has no layers in this state", f"its rules know the stages {', '.join(known) or '(none)'}"
+        )
+        return None
+    try:
+        graph = _Examined(source, {"phase": phase, "level": level, "stages": stages}, report)
+    except CaffeError as error:  # what concerns the net as a whole
+        report.add(ERROR, *_split_place(str(error), path))
+        return None
+    for label, names in graph.behind.items():
+        more = ", ..." if len(names) > 6 else ""
+        text = f"{len(names)} layers behind it could not be examined: {', '.join(names[:6])}{more}"
+        report.add(WARNING, label, text.replace("1 layers", "1 layer") if len(names) == 1 else text)
+    report.onnx = bool(graph.inputs) and report.runs
+    if not graph.inputs:
+        report.add(NOTE, path, "has no Input layer in this state, so no form in ONNX", "choose its deployment stage")
+    for node in graph.nodes:
+        if node.layer.no_onnx:
+            report.onnx = False
+            report.add(NOTE, node.label, f"has no form in ONNX: {node.layer.no_onnx}")
+    return graph
+
+
+def _tell_other_states(source: NetSource, chosen: NetSource, report: Report) -> None:
+    """Layer types that are not known, in layers that this state leaves out."""
+    here = {id_of(layer) for layer in chosen.param.layer}
+    for index, layer in enumerate(source.param.layer):
+        if layer.type not in REGISTRY and id_of(layer) not in here:
+            label = f'{source.where(index)}: layer "{layer.name}" ({layer.type})'
+            report.add(WARNING, label, f'the layer type "{layer.type}" is not known here; this state has no use for it')
+
+
+def id_of(layer: Any) -> bytes:
+    """What tells a layer from others of its name: all of it."""
+    return bytes(layer.SerializeToString(deterministic=True))
+
+
+# ------------------------------------------------------------------------------------------------------ the weights
+
+
+def _compare_weights(
+    graph: Graph, source: NetSource, path: str, dialect: str | os.PathLike[str] | Dialect | None, report: Report
+) -> None:
+    try:
+        weights = read_weights(path)
+        for note in _binary_notes(path, dialect):
+            report.add(NOTE, *_split_place(note, path))
+    except CaffeError as error:
+        report.add(ERROR, *_split_place(str(error), path))
+        return
+    with_blobs = [node for node in graph.nodes if node.layer.blob_names]
+    names = {node.name for node in graph.nodes}
+    if with_blobs and not any(node.name in weights for node in with_blobs):
+        theirs, ours = list(weights)[:3], [node.name for node in with_blobs][:3]
+        report.add(
+            ERROR,
+            path,
+            f"is of another net: no layer of it is in {source.path}",
+            f"it has {_listed(theirs)}..., the net {_listed(ours)}...",
+        )
+        return
+    owners = {learnable.layer for learnable in graph.learnable}
+    spare = [name for name in weights if name not in names]
+    for node in with_blobs:
+        if node.name not in weights:
+            if node.name in owners:  # the others share what another layer owns
+                text = f"has no weights in {path}{did_you_mean(node.name, spare)}"
+                report.add(WARNING, node.label, text, "it keeps what its fillers give: train it, or rename it")
+            continue
+        try:
+            graph.load_weights({node.name: weights[node.name]}, path)
+        except WeightsError as error:
+            report.add(ERROR, node.label, str(error).removeprefix(node.label).strip())
+            continue
+        for index, array in enumerate(weights[node.name]):
+            if not np.isfinite(array).all():
+                text = f"parameter {index} in {path} holds {np.count_nonzero(~np.isfinite(array))} numbers that are NaN"
+                report.add(WARNING, node.label, f"{text} or infinite", "the training diverged: take an older snapshot")
+    _tell_spare(spare, source, weights, path, report)
+
+
+def _tell_spare(spare: Sequence[str], source: NetSource, weights: Weights, path: str, report: Report) -> None:
+    elsewhere = {layer.name for layer in source.param.layer}
+    for name in spare:
+        size = sum(array.size for array in weights[name])
+        text = f"its {size:,} numbers are read by no layer"
+        reason = "the net has the layer in another state" if name in elsewhere else f"{source.path} has no such layer"
+        report.add(NOTE, f'{path}: layer "{name}"', text, reason)
+
+
+def _binary_notes(path: str, dialect: str | os.PathLike[str] | Dialect | None) -> Iterator[str]:
+    with open(path, "rb") as file:
+        if file.read(len(SIGNATURE)) == SIGNATURE:
+            return
+    yield from read_binary_net(path, dialect).notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)

@@ -1,0 +1,47 @@
+"""Shapes in the place of data: a net examined, drawn up or exported without the databases that its layers read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .errors import NetError
+from .naming import did_you_mean
+from .proto.source import NetSource
+
+
+def as_inputs(source: NetSource, shapes: Mapping[str, Sequence[int]]) -> tuple[NetSource, list[str]]:
+    """The net with Input layers of the given shapes where layers without bottoms write these blobs.
+
+    Args:
+        shapes: blob -> shape. An Input layer's own may be given another.
+
+    Returns:
+        the net, and how messages name the layers that were replaced.
+
+    Raises:
+        NetError: a blob is not written by such a layer, or another blob of its layer has no shape.
+    """
+    if not shapes:
+        return source, []
+    param = type(source.param)()
+    param.CopyFrom(source.param)
+    heads = [(i, layer) for i, layer in enumerate(param.layer) if not layer.bottom]
+    tops = [top for _, layer in heads for top in layer.top]
+    for name in shapes:
+        if name not in tops:
+            raise NetError(f'{source.path or "net"}: no data layer writes "{name}"{did_you_mean(name, tops)}')
+    replaced = []
+    for index, layer in heads:
+        if not any(top in shapes for top in layer.top):
+            continue
+        given = dict(zip(layer.top, layer.input_param.shape, strict=False)) if layer.type == "Input" else {}
+        label = f'{source.where(index)}: layer "{layer.name}" ({layer.type})'.lstrip(": ")
+        if layer.type != "Input":
+            replaced.append(label)
+        new = type(layer)(name=layer.name, type="Input", top=layer.top, include=layer.include, exclude=layer.exclude)
+        for top in layer.top:
+            if top not in shapes and top not in given:
+                raise NetError(f'{label}: give "{top}" a shape too')
+            new.input_param.shape.add(dim=shapes[top] if top in shapes else given[top].dim)
+        layer.CopyFrom(new)
+    return NetSource(param, source.path, list(source.lines), list(source.notes)), replaced

@@ -1,0 +1,284 @@
+"""The examination of nets and weights: everything at once, each with its place and what can be done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from pycaffe_compat.doctor import Report, examine
+from pycaffe_compat.graph import TEST, TRAIN, Graph
+from pycaffe_compat.proto import caffe_pb2
+from pycaffe_compat.weights import Weights, write_weights
+
+IN = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 dim: 6 dim: 6 } } }\n'
+CONV = 'layer { name: "c" type: "Convolution" bottom: "x" top: "c" convolution_param { num_output: 3 kernel_size: 3 } }\n'
+FC = 'layer { name: "f" type: "InnerProduct" bottom: "c" top: "f" inner_product_param { num_output: 4 } }\n'
+
+
+def told(report: Report) -> list[str]:
+    return [str(finding) for finding in report.findings]
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("net.prototxt")
+
+
+def test_nothing_to_report(net: Path) -> None:
+    net.write_text(IN + CONV + FC)
+    report = examine(net)
+    assert (report.findings, report.layers, report.runs, report.onnx) == ([], 3, True, True)
+
+
+# text, what is found, whether it runs
+FAULTS: list[tuple[str, list[str], bool]] = [
+    (
+        IN + 'layer { name: "r" type: "Relu" bottom: "x" top: "x" }\n' + CONV + 'layer { name: "z" type: "Zyx" bottom: "c" top: "z" }\n',
+        [
+            'error: net.prototxt:2: layer "r" (Relu): the layer type "Relu" is not known here; did you mean "ReLU"?: write it as a class',
+            'error: net.prototxt:4: layer "z" (Zyx): the layer type "Zyx" is not known here: write it as a class',
+            'warning: net.prototxt:2: layer "r" (Relu): 1 layer behind it could not be examined: c',
+        ],
+        False,
+    ),
+    (
+        IN + CONV.replace("num_output", "num_outputs") + FC.replace("num_output: 4", "num_output: 4 colour: 3"),
+        [
+            'error: net.prototxt:2:80: layer "c": ConvolutionParameter has no field "num_outputs"; did you mean "num_output"?',
+            'error: net.prototxt:3:97: layer "f": InnerProductParameter has no field "colour": no dialect has it: delete it, or give',
+            'error: net.prototxt:2: layer "c" (Convolution): ',
+            'warning: net.prototxt:2: layer "c" (Convolution): 1 layer behind it could not be examined: f',
+        ],
+        False,
+    ),
+    (
+        IN + CONV.replace("kernel_size: 3", "kernel_size: 9") + 'layer { name: "s" type: "Sigmoid" bottom: "y" top: "s" }\n',
+        [
+            'error: net.prototxt:2: layer "c" (Convolution): kernel 9x9 does not fit into a bottom of shape 1x2x6x6',
+            'error: net.prototxt:3: layer "s" (Sigmoid): bottom "y" is produced by no layer above',
+        ],
+        False,
+    ),
+    (
+        'layer { name: "d" type: "HDF5Data" top: "x" hdf5_data_param { source: "no.txt" batch_size: 2 } }\n' + CONV + FC,
+        [
+            'error: net.prototxt:1: layer "d" (HDF5Data): no.txt: the list of HDF5 files cannot be read: No such file or directory: h5py',
+            'warning: net.prototxt:1: layer "d" (HDF5Data): 2 layers behind it could not be examined: c, f',
+            "note: net.prototxt: has no Input layer in this state, so no form in ONNX",
+        ],
+        False,
+    ),
+    (
+        'name: "old" input: "x" input_dim: 1 input_dim: 2 input_dim: 6 input_dim: 6\nlayers { name: "r" type: RELU bottom: "x" top: "x" }',
+        ["note: net.prototxt: is in the format of 2014 (layers): it is upgraded when it is read"],
+        True,
+    ),
+    (
+        'input: "x" input_dim: 1 input_dim: 2 input_dim: 6 input_dim: 6\nlayers { layer { name: "r" type: "relu" kernelsize: 3 } bottom: "x" top: "x" }',
+        [
+            "note: net.prototxt: is in the format of 2013 (layers): it is upgraded",
+            'note: net.prototxt:2: layer "r" (relu): the setting "kernelsize" has no use in a layer of this type',
+        ],
+        True,
+    ),
+    ("layers { } layer { }", ["note: net.prototxt: is in", "error: net.prototxt:1: the net has both `layer` and `layers`"], False),
+    (
+        IN + 'layer { name: "n" type: "Nonsense" bottom: "x" top: "n" norm_param { across_spatial: false } }\n',
+        [
+            'note: net.prototxt: is in the dialect "ssd", which is read as it is',
+            'error: net.prototxt:2: layer "n" (Nonsense): the layer type "Nonsense" is not known here',
+        ],
+        False,
+    ),
+    (
+        IN + 'layer { name: "a" type: "Scale" bottom: "x" top: "a" detectnet_groundtruth_param { } detectnet_augmentation_param { } interp_param { } }\n',
+        [
+            'error: net.prototxt:2:119: layer "a": LayerParameter has no field "interp_param"',
+        ],
+        False,
+    ),
+    (
+        IN + 'layer { name: "a" type: "Scale" bottom: "x" top: "a" include { phase: TRAIN } exclude { phase: TEST } }\n',
+        ['error: net.prototxt:2: layer "a" has both include and exclude rules: use one'],
+        False,
+    ),
+    (
+        IN.replace("input_param", 'include { stage: "deploy" } input_param'),
+        ["error: net.prototxt: has no layers in this state: its rules know the stages deploy"],
+        False,
+    ),
+    (
+        IN + 'layer { name: "t" type: "Strange" bottom: "x" top: "t" include { phase: TRAIN } }\n',
+        ['warning: net.prototxt:2: layer "t" (Strange): the layer type "Strange" is not known here; this state has no use for it'],
+        True,
+    ),
+    (
+        IN + 'layer { name: "p" type: "Python" bottom: "x" top: "p" python_param { module: "own_crash" layer: "Crash" } }\n',
+        ['error: net.prototxt:2: layer "p" (Python): KeyError: \'no such key\''],
+        False,
+    ),
+    (
+        IN + 'layer { name: "h" type: "Filter" bottom: "x" bottom: "x" top: "h" }\n',
+        ['error: net.prototxt:2: layer "h" (Filter): '],
+        False,
+    ),
+    (IN + "layer {", ['error: net.prototxt:2:8: Expected "}"'], False),
+    ("\0\1", ["error: net.prototxt: is not a prototxt but looks like binary data"], False),
+]
+
+
+@pytest.mark.parametrize(("text", "expected", "runs"), FAULTS)
+def test_all_faults_at_once(text: str, expected: list[str], runs: bool, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net.write_text(text)
+    Path("own_crash.py").write_text("class Crash:\n    def __init__(self, param):\n        raise KeyError('no such key')\n")
+    monkeypatch.syspath_prepend(".")
+    report = examine(net, phase=TEST)
+    lines = told(report)
+    assert len(lines) == len(expected), lines
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start), line
+        assert "\n" not in line
+    assert report.runs == runs
+
+
+def test_a_shape_stands_for_data_that_are_not_there(net: Path) -> None:
+    data = 'layer { name: "d" type: "HDF5Data" top: "x" hdf5_data_param { source: "no.txt" batch_size: 2 } }\n'
+    net.write_text(data + CONV.replace("kernel_size: 3", "kernel_size: 9") + FC)
+    lines = told(examine(net, shapes={"x": (2, 1, 7, 7)}))
+    assert lines[0] == 'note: net.prototxt:1: layer "d" (HDF5Data): its source is not examined: the shapes of its blobs are given'
+    assert "kernel 9x9 does not fit into a bottom of shape 2x1x7x7" in lines[1]
+    assert examine(net, shapes={"x": (2, 1, 20, 20)}).runs
+    assert told(examine(net, shapes={"y": (2, 1, 20, 20)})) == ['error: net.prototxt: no data layer writes "y"']
+
+
+def test_it_agrees_with_building_on_the_golden_nets(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(golden / "layers")
+    stems = sorted(path.stem for path in Path(".").glob("*.prototxt"))[::6]
+    for stem in stems:
+        try:
+            Graph(f"{stem}.prototxt", TRAIN)
+            builds = True
+        except Exception:
+            builds = False
+        assert examine(f"{stem}.prototxt", phase=TRAIN).runs == builds, stem
+
+
+def weights_of(text: str) -> tuple[Any, Weights]:
+    Path("w.prototxt").write_text(text)
+    graph = Graph("w.prototxt", TEST)
+    return graph.param, graph.weights()
+
+
+# what is done to the weights, what is found, whether it runs
+def _rename(weights: Weights) -> None:
+    weights["conv1"] = weights.pop("c")
+
+
+def _spoil(weights: Weights) -> None:
+    weights["f"][1][2] = np.nan
+
+
+def _reshape(weights: Weights) -> None:
+    weights["f"][0] = weights["f"][0][:, :-1]
+    weights["c"] = weights["c"][:1]
+
+
+def _others(weights: Weights) -> None:
+    for name in list(weights):
+        weights[f"other_{name}"] = weights.pop(name)
+
+
+def _nothing(weights: Weights) -> None:
+    pass
+
+
+@pytest.mark.parametrize("suffix", [".caffemodel", ".caffemodel.h5"])
+@pytest.mark.parametrize(
+    ("change", "expected", "runs"),
+    [
+        (_nothing, [], True),
+        (
+            _rename,
+            [
+                'warning: net.prototxt:2: layer "c" (Convolution): has no weights in W: it keeps what its fillers give',
+                'note: W: layer "conv1": its 57 numbers are read by no layer: net.prototxt has no such layer',
+            ],
+            True,
+        ),
+        (_spoil, ['warning: net.prototxt:3: layer "f" (InnerProduct): parameter 1 in W holds 1 numbers that are NaN or infinite'], True),
+        (
+            _reshape,
+            [
+                'error: net.prototxt:2: layer "c" (Convolution): has 2 parameter blobs, W holds 1',
+                'error: net.prototxt:3: layer "f" (InnerProduct): parameter 0 has shape 4x48, W holds 4x47',
+            ],
+            False,
+        ),
+        (_others, ['error: W: is of another net: no layer of it is in net.prototxt: it has "other_c", "other_f"..., the net "c", "f"...'], False),
+    ],
+)
+def test_weights(change: Any, expected: list[str], runs: bool, suffix: str, net: Path) -> None:
+    net.write_text(IN + CONV + FC)
+    param, weights = weights_of(IN + CONV + FC)
+    change(weights)
+    for name in weights:
+        if name not in {layer.name for layer in param.layer}:
+            param.layer.add(name=name, type="X")
+    path = f"w{suffix}"
+    write_weights(path, param, weights)
+    report = examine(net, path)
+    lines = told(report)
+    assert len(lines) == len(expected), lines
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start.replace("W", path)), line
+    assert report.runs == runs
+
+
+def test_fields_of_a_binary_file_that_no_schema_knows(net: Path) -> None:
+    net.write_text(IN + CONV)
+    param, weights = weights_of(IN + CONV)
+    layer = next(layer for layer in param.layer if layer.name == "c")
+    layer.MergeFromString(b"\xfa\xff\x03\x03abc")  # field 8191
+    write_weights("w.caffemodel", param, weights)
+    assert caffe_pb2.NetParameter is not None
+    lines = told(examine(net, "w.caffemodel"))
+    assert lines == [
+        'note: w.caffemodel: layer "c" (Convolution): LayerParameter has no field of number 8191: it is ignored'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "error: bad: no such file"),
+        (b"", "error: bad: "),
+        (b"\x89HDF\r\n\x1a\nabc", "error: bad: "),
+        (b"layer { }", "error: bad: "),
+    ],
+)
+def test_weights_that_cannot_be_read(content: bytes | None, message: str, net: Path) -> None:
+    net.write_text(IN + CONV)
+    if content is not None:
+        Path("bad").write_bytes(content)
+    (line,) = told(examine(net, "bad"))
+    assert line.startswith(message)
+
+
+def test_shared_parameters_need_no_weights_of_their_own(net: Path) -> None:
+    share = 'param { name: "w" } param { name: "b" }'
+    text = (
+        IN
+        + CONV.replace("convolution_param", f"{share} convolution_param")
+        + CONV.replace('"c"', '"d"').replace("convolution_param", f"{share} convolution_param")
+    )
+    net.write_text(text)
+    param, weights = weights_of(text)
+    write_weights("w.h5", param, weights)
+    with h5py.File("w.h5") as file:
+        assert not len(file["data/d"])
+    assert told(examine(net, "w.h5")) == []
