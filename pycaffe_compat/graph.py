@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from os import PathLike
@@ -119,7 +119,7 @@ class Graph(nn.Module):
         self.inputs = [top for node in self.nodes if node.type == "Input" for top in node.tops]
         unread: set[str] = set()
         for node in self.nodes:
-            unread = (unread - set(node.bottoms)) | set(node.tops)
+            unread = (unread - set(node.bottoms)) | set(node.param.top)  # not what the file does not name
         self.outputs = sorted(unread)
         self._plan_backward()
         self._plan_memory()
@@ -168,6 +168,8 @@ class Graph(nn.Module):
         for name in node.bottoms:
             if name not in blobs:
                 raise NetError(f'bottom "{name}" is produced by no layer above{did_you_mean(name, blobs)}')
+        for _ in range(len(node.tops), row.tops[0] if row.cls.auto_tops else 0):
+            node.tops.append(_fresh("(automatic)", blobs))
         for what, names, (least, most) in (
             ("bottom", node.bottoms, row.bottoms),
             ("top", node.tops, row.tops),
@@ -538,6 +540,13 @@ def share_parameters(owner: Graph, user: Graph) -> None:
                 blob = getattr(source.layer, theirs)
                 if isinstance(blob, nn.Parameter):
                     node.layer.register_parameter(mine, blob)
+
+
+def _fresh(name: str, taken: Container[str]) -> str:
+    """The name, with as many ``_`` behind it as it takes to be new."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _renew_views(node: Node) -> None:

@@ -198,6 +198,19 @@ def test_a_branch_without_a_loss_needs_no_backward() -> None:
     assert not next(n for n in net.nodes if n.name == "side").need_backward
 
 
+def test_a_loss_whose_top_the_file_leaves_out_counts_and_is_no_output() -> None:
+    """As nets of 2014 write it: the top is made, under Caffe's name for it."""
+    two = loss("c1", "t") + loss("c1", "t").replace('"loss"', '"loss2"')
+    named = graph(INPUT + conv("c1", "x") + conv("t", "x") + two)
+    net = graph(INPUT + conv("c1", "x") + conv("t", "x") + two.replace('top: "loss"', "").replace('top: "loss2"', ""))
+    net.load_weights(named.weights())
+    assert net.loss_weights == {"(automatic)": 1.0, "(automatic)_": 1.0}
+    assert net.outputs == [] and named.outputs == ["loss", "loss2"]
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net.loss(net.run(x)), named.loss(named.run(x)))
+    assert all(node.need_backward for node in net.nodes if node.type == "EuclideanLoss")
+
+
 # -------------------------------------------------------------------------------------------------------- messages
 
 

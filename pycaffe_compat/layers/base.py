@@ -100,6 +100,8 @@ class Layer(nn.Module):
 
     default_loss_weight = 0.0
     """1 in loss layers: what each first top weighs when the net file does not say."""
+    auto_tops = False
+    """Whether the file may leave out tops that nobody reads (a loss's): the graph names them ``(automatic)``."""
     gradient = "yes"
     """Whether a gradient goes through it: yes, no, or whose."""
     no_onnx = ""

@@ -52,7 +52,7 @@ class _SoftmaxLoss(LossLayer):
         loss = self.param.loss_param
         self.ignore = loss.ignore_label if loss.HasField("ignore_label") else None
         self.mode = normalization_mode(loss, "VALID")
-        self.tops = len(self.param.top)
+        self.tops = max(1, len(self.param.top))  # the file may leave out the loss itself
         if labels.numel() != scores.numel() // self.classes:
             raise NetError(
                 f"{labels.numel()} labels for scores of shape {shape_text(scores.shape)}: with the classes on axis "

@@ -27,6 +27,7 @@ class LossLayer(Layer):
     """Base of losses: a scalar top that weighs 1, and a label bottom that ``force_backward`` does not reach."""
 
     default_loss_weight = 1.0
+    auto_tops = True
     forced_bottoms = staticmethod(lambda index: index != 1)
 
 
