@@ -307,7 +307,7 @@ def _compare_weights(
         report.add(ERROR, *_split_place(str(error), path))
         return
     with_blobs = [node for node in graph.nodes if node.layer.blob_names]
-    names = {node.name for node in graph.nodes}
+    names = {layer.name for layer in graph.param.layer}  # those that could not be built too
     if with_blobs and not any(node.name in weights for node in with_blobs):
         theirs, ours = list(weights)[:3], [node.name for node in with_blobs][:3]
         report.add(

@@ -11,7 +11,6 @@ import pytest
 
 from pycaffe_compat.doctor import Report, examine
 from pycaffe_compat.graph import TEST, TRAIN, Graph
-from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.weights import Weights, write_weights
 
 IN = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 dim: 6 dim: 6 } } }\n'
@@ -239,13 +238,20 @@ def test_weights(change: Any, expected: list[str], runs: bool, suffix: str, net:
     assert report.runs == runs
 
 
+def test_weights_of_layers_that_could_not_be_examined_are_not_called_spare(net: Path) -> None:
+    param, weights = weights_of(IN + CONV + FC)
+    write_weights("w.caffemodel", param, weights)
+    net.write_text(IN + CONV + 'layer { name: "z" type: "Zyx" bottom: "c" top: "z" }\n' + FC.replace('bottom: "c"', 'bottom: "z"'))
+    lines = told(examine(net, "w.caffemodel"))
+    assert [line.split(":")[0] for line in lines] == ["error", "warning"]
+
+
 def test_fields_of_a_binary_file_that_no_schema_knows(net: Path) -> None:
     net.write_text(IN + CONV)
     param, weights = weights_of(IN + CONV)
     layer = next(layer for layer in param.layer if layer.name == "c")
     layer.MergeFromString(b"\xfa\xff\x03\x03abc")  # field 8191
     write_weights("w.caffemodel", param, weights)
-    assert caffe_pb2.NetParameter is not None
     lines = told(examine(net, "w.caffemodel"))
     assert lines == [
         'note: w.caffemodel: layer "c" (Convolution): LayerParameter has no field of number 8191: it is ignored'
