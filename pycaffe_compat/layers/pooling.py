@@ -33,8 +33,9 @@ def _native(kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> bool:
 
     They want at most half a window of padding, and always drop a window that starts behind the image.
     """
-    leaves_empty = ceil and not any(pad) and any(s > k for k, s in zip(kernel, stride, strict=True))
-    return all(2 * p <= k for k, p in zip(kernel, pad, strict=True)) and not leaves_empty
+    (kh, kw), (sh, sw), (ph, pw) = kernel, stride, pad  # spelled out: this is asked at every forward
+    leaves_empty = ceil and not (ph or pw) and (sh > kh or sw > kw)
+    return 2 * ph <= kh and 2 * pw <= kw and not leaves_empty
 
 
 def _padded(x: Tensor, kernel: Pair, stride: Pair, pad: Pair, ceil: bool, value: float) -> Tensor:
