@@ -120,7 +120,7 @@ def wait_for(text: str, path: Path, running: list[subprocess.Popen[str]]) -> Non
     deadline = time.monotonic() + SECONDS
     while not path.exists() or text not in path.read_text():
         if time.monotonic() > deadline or any(process.poll() is not None for process in running):
-            end(running, 0.1)
+            pytest.fail(f"{path} never said {text!r}: {[process.poll() for process in running]}")
         time.sleep(0.02)
 
 
@@ -363,7 +363,8 @@ def test_torchrun_restarts_from_the_newest_snapshot(place: Path, repo_root: Path
     """A rank is killed; torchrun starts all of them again, and the end is that of a run without accident."""
     write_solver("SGD", "out/s", max_iter=400, snapshot=4, test_interval=1000)
     command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
-    command += [str(repo_root / "tools" / "train_net.py"), "--solver", "out_s.prototxt", "--snapshot", "auto", "--log", "log"]
+    program = str(repo_root / "tools" / "train_net.py")
+    command += ["--", program, "--solver", "out_s.prototxt", "--snapshot", "auto", "--log", "log"]
     with open("err", "w") as err:
         launcher = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=err, text=True)
     try:
@@ -379,7 +380,7 @@ def test_torchrun_restarts_from_the_newest_snapshot(place: Path, repo_root: Path
     assert "Resuming from out/s_iter_" in text
     assert text.count("Solving small") == 2
     assert newest_state("out/s") == "out/s_iter_400.solverstate"
-    running = start([sys.executable, command[4], "--solver", "out_s.prototxt", "--snapshot_prefix", "out/whole"], place, 2)
+    running = start([sys.executable, program, "--solver", "out_s.prototxt", "--snapshot_prefix", "out/whole"], place, 2)
     assert end(running) == [0, 0]
     for ours, theirs in zip(
         read_weights("out/s_iter_400.caffemodel").values(), read_weights("out/whole_iter_400.caffemodel").values(), strict=True
