@@ -160,7 +160,7 @@ def blob_bytes_to_array(buffer: memoryview, start: int, end: int, *, diff: bool 
             dtype, single = ("<f4", FIXED32) if number == data else ("<f8", FIXED64)
             if wire_type == single:  # each value on its own: protobuf packs them
                 return blob_bytes_to_array(packed := _packed(buffer[start:end]), 0, len(packed), diff=diff)
-            if wire_type == BYTES:
+            if wire_type == BYTES and at < stop:  # doubles that are none do not count before floats
                 chunks[dtype].append(_numbers(buffer, at, stop, dtype))
         elif number == _SHAPE and wire_type == BYTES:
             shape += _dims(buffer[at:stop])
