@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -232,6 +233,7 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     try:
         # Missing in PyTorch's stubs: rendezvous, PrefixStore, Store.
         store, own, count = next(iter(dist.rendezvous(place, own, count, timeout=limit)))  # type: ignore[attr-defined]
+        store = _unused(store, own, count, timeout)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo",
             store=dist.PrefixStore("training", store),  # type: ignore[attr-defined]
@@ -264,6 +266,35 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _unused(store: Any, own: int, count: int, timeout: float) -> Any:
+    """A part of the store that no earlier start of the ranks has used.
+
+    torchrun keeps its store when it restarts ranks, with the addresses of the dead in it. So rank 0 makes up a name and
+    tells it to each rank under a word that this rank has made up: nothing that is read can be of an earlier start.
+
+    Raises:
+        RuntimeError: not all come in time.
+    """
+    name = secrets.token_hex(8)
+    if own:
+        word = name
+        store.set(f"hello/{own}", word)
+        store.wait([f"welcome/{word}"], timedelta(seconds=timeout))
+        name = store.get(f"welcome/{word}").decode()
+        store.set(f"ready/{name}/{own}", "")
+    missing = list(range(1, count)) if own == 0 else []
+    deadline = time.monotonic() + timeout
+    while missing:
+        for other in missing:
+            if store.check([f"hello/{other}"]):  # of an earlier start, perhaps: then it will change
+                store.set(f"welcome/{store.get(f'hello/{other}').decode()}", name)
+        time.sleep(0.02)
+        missing = [other for other in missing if not store.check([f"ready/{name}/{other}"])]
+        if missing and time.monotonic() > deadline:
+            raise RuntimeError(f"rank {', '.join(map(str, missing))} did not come within {timeout:g} seconds")
+    return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
 
 
 def _lost(store: Any, own: int, count: int) -> list[int]:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -528,6 +529,35 @@ def test_others_that_never_come(place: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, value)
     with pytest.raises(SolverError, match="^rank 1 of 2: cannot meet the others at 127.0.0.1:9 "), distributed.joined(timeout=1):
         pytest.fail("there is nobody")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("PYCAFFE_COMPAT_RANKS_MEET_AT", f"file://{place}/meeting")
+    message = r"^rank 0 of 2: cannot meet the others at file://\S+ \(rank 1 did not come within 1 seconds\)$"
+    with pytest.raises(SolverError, match=message), distributed.joined(timeout=1):
+        pytest.fail("there is nobody")
+
+
+def test_a_start_reads_nothing_of_an_earlier_one() -> None:
+    """torchrun's store outlives the ranks that it restarts."""
+    store = torch.distributed.HashStore()
+    names = []
+    for _ in range(2):
+        parts: list[Any] = [None] * 3
+
+        def come(rank: int, parts: list[Any] = parts) -> None:
+            parts[rank] = distributed._unused(store, rank, 3, 10)
+
+        # Rank 0 comes last, or first: in the second start it finds, or might find, what the first has left.
+        ranks = [threading.Thread(target=come, args=(rank,)) for rank in ((1, 2, 0), (0, 2, 1))[len(names) > 0]]
+        for thread in ranks:
+            thread.start()
+            time.sleep(0.1)
+        for thread in ranks:
+            thread.join()
+        parts[0].set("x", "of this start")
+        assert all(part.get("x") == b"of this start" for part in parts)
+        names.append(parts)
+    names[1][0].set("y", "new")
+    assert not any(part.check(["y"]) for part in names[0])
 
 
 @pytest.mark.parametrize(
