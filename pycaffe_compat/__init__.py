@@ -120,7 +120,7 @@ def load(
         dialect: whose Caffe the net is for ("bvlc", "ssd", "nvidia", "intel", "community", or a fork's .proto file);
             None finds out.
         channels_last: keep the filters in PyTorch's channels-last order, which the maps then follow: the same numbers
-            but for rounding, often faster.
+            but for rounding, faster for convolutions in batches.
     """
     graph = Graph(read_net(net, dialect) if dialect else net, phase, level, stages)
     if weights is not None:

@@ -473,7 +473,7 @@ def bench_nets(rounds: int) -> dict[str, float]:
                 for got in (graph(x)[output], torch.from_numpy(session.run(None, given)[0])):
                     if not (got - want).abs().max() <= 1e-4 * want.abs().max():
                         raise NetError(f"{name} by hand and in this project differ")
-                count = 20 if name == "LeNet" else 1
+                count = 100 if name == "LeNet" else 1
                 median = in_turn(
                     {
                         "this project": times(count, partial(graph, x)),

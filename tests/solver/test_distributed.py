@@ -375,7 +375,7 @@ def test_torchrun_restarts_from_the_newest_snapshot(place: Path, repo_root: Path
         os.kill(ranks[1], signal.SIGKILL)
         assert launcher.wait(2 * SECONDS) == 0, (place / "err").read_text()[-3000:]
     finally:
-        launcher.kill()
+        launcher.terminate()
         launcher.wait()
     text = (place / "log").read_text()
     assert "Resuming from out/s_iter_" in text
