@@ -66,5 +66,5 @@ def test_files_that_the_documents_name_are_there(document: str) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\":]+)\"", text)
     folder = (ROOT / document).parent
     assert not [a or b for a, b in links if not (folder / (a or b)).exists()]
-    named = set(re.findall(r"\b(solver_\w+)\b(?:\.prototxt)?", text)) - {"solver_mode", "solver_type"}
+    named = set(re.findall(r"\b(solver_\w+)\b(?:\.prototxt)?", text)) - {"solver_mode", "solver_type", "solver_count", "solver_rank"}
     assert not [name for name in named if not (ROOT / "prototxt" / f"{name}.prototxt").exists()]
