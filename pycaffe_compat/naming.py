@@ -1,9 +1,15 @@
-"""Names that nobody knows: which was probably meant, and which are known."""
+"""Names in messages: as one line can show them; which was probably meant, and which are known."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """A text from a file as messages may hold it: printable characters of one line, at most ``limit`` of them."""
+    shown = "".join(char if char.isprintable() else "?" for char in " ".join(str(text)[:10_000].split()))
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

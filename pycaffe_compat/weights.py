@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from pycaffe_compat.errors import WeightsError
 from pycaffe_compat.files import atomic_write
+from pycaffe_compat.naming import one_line
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.binary import (
     BYTES,
@@ -174,7 +175,7 @@ def _blob(
     try:
         return blob_bytes_to_array(buffer, *span)
     except WeightsError as error:
-        raise WeightsError(f'{os.fspath(path)}: layer "{layer}", blob {index}: {error}') from None
+        raise WeightsError(f'{os.fspath(path)}: layer "{one_line(layer)}", blob {index}: {error}') from None
 
 
 def _write_caffemodel(

@@ -328,6 +328,10 @@ def test_a_blob_whose_values_do_not_fit_its_shape(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(net.SerializeToString())
     with pytest.raises(WeightsError, match=r'w: layer "conv1", blob 0: a blob of shape 2x3 holds 2 values$'):
         read_weights(tmp_path / "w")
+    net.layer[0].name = "conv\n1"
+    (tmp_path / "w").write_bytes(net.SerializeToString())
+    with pytest.raises(WeightsError, match=r'w: layer "conv 1", blob 0: '):
+        read_weights(tmp_path / "w")
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from pycaffe_compat.errors import WeightsError
+from pycaffe_compat.naming import one_line
 from pycaffe_compat.proto.binary import (
     BYTES,
     WireError,
@@ -103,7 +104,7 @@ def _unknown_notes(net: Any, shown: str) -> Iterator[str]:
         if len(path) > 1 and path[1].DESCRIPTOR.name in ("LayerParameter", "V1LayerParameter"):
             layer = path[1]
             name = layer.name or (layer.layer.name if layer.DESCRIPTOR.name == "V1LayerParameter" else "")
-            where = f'layer "{name}" ({layer.type}): '
+            where = f'layer "{one_line(name)}" ({one_line(layer.type)}): '
         yield f"{shown}: {where}{path[-1].DESCRIPTOR.name} has no field of number {number}: it is ignored"
 
 

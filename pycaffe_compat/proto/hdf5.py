@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from pycaffe_compat.errors import WeightsError
 from pycaffe_compat.memory import shown_bytes
+from pycaffe_compat.naming import one_line
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_DEPTH = 64  # of groups within groups
@@ -39,11 +40,11 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[HDF5Reader]:
     try:
         with h5py.File(path, "r") as file:
             yield HDF5Reader(file, shown)
-    except WeightsError:
-        raise
+    except WeightsError as error:  # names of groups and links may hold anything
+        raise WeightsError(one_line(error, limit=len(shown) + 300)) from None
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:  # all occur
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"{shown}: broken or truncated HDF5: {reason[:200]}") from None
+        reason = one_line(error) or type(error).__name__
+        raise WeightsError(f"{shown}: broken or truncated HDF5: {reason}") from None
 
 
 class HDF5Reader:

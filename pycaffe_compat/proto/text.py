@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from pycaffe_compat.errors import PrototxtError
+from pycaffe_compat.naming import one_line
 from pycaffe_compat.proto.dialects import NAMES, Dialect, candidates
 from pycaffe_compat.proto.sniff import describe_content
 from pycaffe_compat.proto.source import NetSource
@@ -83,7 +84,7 @@ def _entries(text: str, path: str) -> list[Entry]:
     try:
         return parse_entries(text)
     except TextError as error:
-        raise PrototxtError(f"{path or '<text>'}:{error.line}:{error.column}: {_one_line(error)}") from None
+        raise PrototxtError(f"{path or '<text>'}:{error.line}:{error.column}: {one_line(error)}") from None
 
 
 def _in_best_dialect(
@@ -109,7 +110,7 @@ def _in_best_dialect(
 def _told(problems: Sequence[Problem], path: str, all_tried: bool) -> str:
     """The first problem with its place, and where the others are."""
     first, *others = problems
-    text = f"{path or '<text>'}:{first.line}:{first.column}: {_one_line(first)}"
+    text = f"{path or '<text>'}:{first.line}:{first.column}: {one_line(first)}"
     settings = first.unknown.endswith("_param") and not first.hint
     if all_tried and settings:
         text += f", nor has a fork's schema ({', '.join(NAMES[1:])}): give the fork's own, dialect=FILE.proto"
@@ -183,9 +184,3 @@ def parse_message(text: str, message: _M, path: str = "") -> _M:
     if problems:
         raise PrototxtError(_told(problems, path, all_tried=False))
     return message
-
-
-def _one_line(error: object) -> str:
-    """At most 200 printable characters."""
-    text = "".join(char if char.isprintable() else "?" for char in " ".join(str(error)[:10_000].split()))
-    return text if len(text) <= 200 else text[:197] + "..."

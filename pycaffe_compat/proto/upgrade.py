@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pycaffe_compat.errors import NetError, SolverError
+from pycaffe_compat.naming import one_line
 from pycaffe_compat.proto.source import NetSource
 
 
@@ -80,7 +81,8 @@ def _at(source: NetSource, index: int) -> str:
 
 def _label(source: NetSource, index: int) -> str:
     layer = source.param.layers[index]
-    return f'{_at(source, index)}layer "{layer.layer.name or layer.name}" ({layer.layer.type})'
+    name, kind = one_line(layer.layer.name or layer.name), one_line(layer.layer.type)
+    return f'{_at(source, index)}layer "{name}" ({kind})'
 
 
 # ------------------------------------------------------------------------------------------------- 2013 -> 2014

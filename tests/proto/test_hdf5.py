@@ -163,3 +163,11 @@ def test_changed_bytes_raise_only_our_error(changes: list[tuple[int, int]], cut:
         read_weights(path)
     except WeightsError as error:
         assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+
+def test_names_of_several_lines_make_messages_of_one(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["a\nb" * 200] = 1
+    with pytest.raises(WeightsError, match=r'there is no group "data", only a ba ba b') as caught:
+        read_weights(tmp_path / "w.h5")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < len(str(tmp_path)) + 320

@@ -140,6 +140,7 @@ def test_a_blob_written_again_is_padded_no_longer() -> None:
     [
         ("layer { }\n\nlayers { }", "n.prototxt:3: the net has both `layer` and `layers`"),
         ("layers { }\n\nlayer { }", "n.prototxt:1: the net has both `layer` and `layers`"),
+        ('layers { layer { name: "x\\ny" type: "a\\nb" } }', 'n.prototxt:1: layer "x y" (a b): unknown layer type'),
         ('\nlayers { layer { name: "x" type: "convolution" } }', 'n.prototxt:2: layer "x" (convolution): unknown layer type of 2013'),
         (PADDED + 'layers { layer { name: "r" type: "relu" } bottom: "b" }', "n.prototxt:5: layer \"r\" (relu): only conv and pool can read the padding layer's 'b'"),
         ('layers { layer { name: "p" type: "padding" } bottom: "a" }', 'n.prototxt:1: layer "p" (padding): a padding layer has one bottom and one top'),
