@@ -57,7 +57,8 @@ class HDF5Reader:
     def __init__(self, file: h5py.File, shown: str) -> None:
         self.root = file
         self._shown = shown
-        self._budget = _ALWAYS + _RATIO * os.stat(file.filename).st_size
+        self._size = os.stat(file.filename).st_size
+        self._budget = _ALWAYS + _RATIO * self._size
 
     def get(self, group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
         """A group's member; None where there is none.  Raises WeightsError where it is a link to elsewhere."""
@@ -123,23 +124,36 @@ class HDF5Reader:
         self._budget -= size
         if chunk:
             self._check_chunks(dataset, chunk, where)
+        elif dataset.id.get_storage_size() != size:
+            raise WeightsError(f"{where} lacks values: they were never written, or are damaged")
 
     def _check_chunks(self, dataset: h5py.Dataset, chunk: int, where: str) -> None:
-        """Raises WeightsError where a packed chunk does not unpack to a chunk's size."""
+        """Raises WeightsError where chunks are not all there, or do not unpack to a chunk's size.
+
+        (For what is not there HDF5 would put the fill value, and it crashes where that or the list of the chunks is
+        damaged.)
+        """
         properties = dataset.id.get_create_plist()
         filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
         if set(filters) - {_GZIP, _SHUFFLE, _FLETCHER32} or filters.count(_GZIP) > 1:
             raise WeightsError(f"{where} is packed in a way that is not read here: save it unpacked, or by gzip")
-        if _GZIP not in filters:
-            return
-        for index in range(dataset.id.get_num_chunks()):
-            info = dataset.id.get_chunk_info(index)
-            if info.filter_mask >> filters.index(_GZIP) & 1:  # this chunk is not packed
+        chunks: list[h5py.h5d.StoreInfo] = []
+        dataset.id.chunk_iter(chunks.append)  # (asked for one by one, each is looked for from the beginning)
+        wanted = prod(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
+        inside = (i for i in chunks if i.size > 0 and 0 < i.byte_offset <= self._size - i.size)
+        there = {info.chunk_offset for info in inside}
+        if len(there) != wanted:
+            raise WeightsError(f"{where} lacks values: they were never written, or are damaged")
+        for info in chunks:
+            packed = _GZIP in filters and not info.filter_mask >> filters.index(_GZIP) & 1
+            if not packed:
+                if not chunk <= info.size <= chunk + _CHECKSUM:
+                    raise WeightsError(f"{where}: a piece of it has {info.size} bytes, not {chunk}")
                 continue
-            _, packed = dataset.id.read_direct_chunk(info.chunk_offset)
+            _, content = dataset.id.read_direct_chunk(info.chunk_offset)
             unpacking = zlib.decompressobj()
             try:
-                length = len(unpacking.decompress(packed, chunk + _CHECKSUM + 1))
+                length = len(unpacking.decompress(content, chunk + _CHECKSUM + 1))
             except zlib.error as error:
                 raise WeightsError(f"{where}: broken gzip: {error}") from None
             if length > chunk + _CHECKSUM:

@@ -57,7 +57,7 @@ def text(content: bytes) -> None:
     source = parse_net(string, "net.prototxt")
     assert len(source.lines) == len(source.param.layer)
     again = parse_net(format_message(source.param), dialect=_dialect(source.param)).param
-    assert again.SerializeToString(deterministic=True) == source.param.SerializeToString(deterministic=True)
+    assert format_message(again) == format_message(source.param)  # (the text has no sign for what is not a number)
 
 
 def _dialect(message: object) -> str:
