@@ -104,7 +104,8 @@ class HDF5Reader:
         if dataset.dtype == np.float32 and out.ndim and out.size:
             dataset.read_direct(out)
         elif out.size:
-            out[...] = dataset[()]
+            with np.errstate(over="ignore", invalid="ignore"):  # a double that is no float becomes infinite
+                out[...] = dataset[()]
         return out
 
     def check(self, dataset: h5py.Dataset) -> None:

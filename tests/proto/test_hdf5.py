@@ -140,6 +140,12 @@ def test_what_honest_people_pack(options: dict[str, object], dtype: str, tmp_pat
     assert read_weights(tmp_path / "w.h5")["a"][0].tolist() == values.tolist()
 
 
+def test_doubles_that_are_no_floats(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["data/a/0"] = np.array([1e300, -1e300, 1])
+    assert read_weights(tmp_path / "w.h5")["a"][0].tolist() == [np.inf, -np.inf, 1]
+
+
 def test_an_object_of_several_names_is_read_once(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file["data/a/0"] = np.ones(3, np.float32)
