@@ -23,7 +23,6 @@ import argparse
 import io
 import json
 import os
-import re
 import shlex
 import shutil
 import statistics
@@ -62,6 +61,7 @@ from pycaffe_compat.restoration.results import (
     table,
     text,
 )
+from pycaffe_compat.solver.snapshot import newest_state
 from pycaffe_compat.weights import read_weights, write_weights
 
 TOOLS = Path(__file__).resolve().parent
@@ -74,10 +74,7 @@ def run(program: str, *arguments: object) -> None:
     """Run a program of tools/, shown as it would be typed; CaffeError when it fails."""
     words = [str(argument) for argument in arguments]
     print(f"$ tools/{program}.py {shlex.join(words)}", flush=True)
-    try:
-        code = subprocess.run([sys.executable, str(TOOLS / f"{program}.py"), *words], check=False).returncode
-    except KeyboardInterrupt:
-        raise
+    code = subprocess.run([sys.executable, str(TOOLS / f"{program}.py"), *words], check=False).returncode
     if code:
         raise CaffeError(f"{program}.py ended with code {code}; what it printed is above")
 
@@ -123,24 +120,14 @@ def train(network: Network, data: Path, models: Path, precision: str) -> None:
     iterations = read_solver(resources.net_path(network.solver)).max_iter
     last = Path(f"snapshots/{network.name}_iter_{iterations}.caffemodel")
     if not last.exists():
-        state = newest_state(network)
+        state = newest_state(f"snapshots/{network.name}")
         if state is not None:
             at = words.index("--weights") if "--weights" in words else len(words)
-            words = [*words[:at], *words[at + 2 :], "--snapshot", str(state)]
+            words = [*words[:at], *words[at + 2 :], "--snapshot", state]
         run("train_net", *words)
     if not last.exists():  # Ctrl-C: train_net has written a snapshot and ended well
         raise CaffeError(f"{network.name}: stopped before iteration {iterations}; the same command goes on from there")
     publish(network, last, data, models, [*training(network, Path("models")), "--precision", precision])
-
-
-def newest_state(network: Network) -> Path | None:
-    """The last .solverstate of a network's training."""
-    found = []
-    for path in Path("snapshots").glob(f"{network.name}_iter_*.solverstate"):
-        match = re.fullmatch(re.escape(network.name) + r"_iter_(\d+)\.solverstate", path.name)
-        if match:
-            found.append((int(match[1]), path))
-    return max(found)[1] if found else None
 
 
 def publish(network: Network, weights: Path, data: Path, models: Path, command: list[str]) -> None:

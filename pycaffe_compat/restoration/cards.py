@@ -124,7 +124,7 @@ def card(
         f"""- `weights.caffemodel`: for `prototxt/{network.net}`, also readable by Caffe.
 - `model.onnx`: luma 0..255 in (float32, batch x 1 x height x width), restored luma 0..255 of the same shape out;
   scaling and reflection padding are inside.
-- `train.log`, `scores.json`.""",
+- `train.log`, `scores.json`; where there is a `filters/`, the first layer at some iterations, for figure 7.""",
         "## Limits",
         _prose(f"""Made for {quality}. On files of much better quality it takes away detail; on much worse ones it
             leaves artifacts. It restores luma; chroma stays as it was decoded."""),
