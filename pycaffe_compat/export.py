@@ -132,7 +132,7 @@ class EveryLayer(Deployed):
         seen: dict[tuple[str, str], Tensor] = {}
         for node in self.net.nodes:
             if node.type != "Input":
-                self.net._compute(node, blobs)
+                self.net.compute(node, blobs)
             for top in node.tops:
                 # A copy: a layer behind may change the blob in place.
                 seen[node.name, top] = blobs[top].clone()

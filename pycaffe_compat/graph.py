@@ -365,7 +365,7 @@ class Graph(nn.Module):
         """
         blobs = self._given(inputs, named)
         for node in self._steps:
-            self._compute(node, blobs)
+            self.compute(node, blobs)
             for name in node.last_use:
                 del blobs[name]
         return {name: blobs[name] for name in self.outputs}
@@ -375,7 +375,7 @@ class Graph(nn.Module):
         blobs = self._given(inputs, named)
         for node in self.nodes:
             if node.type != "Input":
-                self._compute(node, blobs)
+                self.compute(node, blobs)
         return blobs
 
     def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
@@ -401,7 +401,8 @@ class Graph(nn.Module):
             raise NetError(f'net "{self.name}": {what}; its input blobs are {self.inputs}')
         return blobs
 
-    def _compute(self, node: Node, blobs: dict[str, Tensor]) -> None:
+    def compute(self, node: Node, blobs: dict[str, Tensor]) -> None:
+        """One layer: its tops, put among the blobs that its bottoms are taken from."""
         bottoms = [blobs[name] for name in node.bottoms]
         for i in node.detached:
             bottoms[i] = bottoms[i].detach()

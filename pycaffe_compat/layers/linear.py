@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
-from .base import Layer, canonical_axis, fixed, register
+from .base import Layer, canonical_axis, register
 
 
 @register("InnerProduct", param="inner_product_param")
@@ -36,7 +34,7 @@ class InnerProduct(Layer):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         weight = self.weight.t() if self.transpose else self.weight
         if x.ndim > self.axis + 1:
-            x = x.reshape(*x.shape[: self.axis], math.prod(fixed(x.shape[self.axis :])))
+            x = x.flatten(self.axis)
         return F.linear(x, weight, self.bias if self.bias_term else None)
 
 

@@ -56,10 +56,10 @@ class BatchNorm(Layer):
         maps = x if x.ndim > 1 else x.unsqueeze(1)
         sums = (self.mean.detach(), self.variance.detach(), self.factor.detach())
         if self.global_stats:
-            scale = torch.where(sums[2] == 0, sums[2], 1 / sums[2])
+            scale = torch.where(sums[2].bool(), sums[2].reciprocal(), sums[2])
             mean, variance = sums[0] * scale, sums[1] * scale
             y = F.batch_norm(maps, mean, variance, weight, bias, False, 0.0, self.eps)
-            return y.reshape(x.shape)
+            return y if x.ndim > 1 else y.squeeze(1)
         mean, variance = torch.zeros_like(sums[0]), torch.zeros_like(sums[1])
         if maps.numel() == maps.shape[1]:
             # One value a channel: it is its own mean; there is no unbiased variance, 0 takes its place.
@@ -71,7 +71,7 @@ class BatchNorm(Layer):
         with torch.no_grad():
             for total, value in zip(sums, (mean, variance, torch.ones_like(sums[2])), strict=True):
                 total.mul_(self.fraction).add_(value)
-        return y.reshape(x.shape)
+        return y if x.ndim > 1 else y.squeeze(1)
 
 
 class ScaledBatchNorm(nn.Module):
