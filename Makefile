@@ -10,6 +10,9 @@ STAMP := $(VENV)/installed
 BIN := $(VENV)/bin
 # Arguments for pytest: make test PYTEST_ARGS="tests/proto -k text"
 PYTEST_ARGS ?=
+# For make reproduce: the folder of bsds500/ and live1/, and what to make of it.
+JPEG_DATA ?= ../shared/data
+REPRODUCE ?= all
 # Test processes: a core each, up to 4. Each computes with one thread.
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$n || echo 4)
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
@@ -18,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
-.PHONY: install demo test test-slow test-all lint fuzz clean help
+.PHONY: install demo reproduce test test-slow test-all lint fuzz clean help
 
 install: $(STAMP)  ## make .venv and install the pinned dependencies into it
 
@@ -45,6 +48,9 @@ $(STAMP): requirements.lock setup.py pyproject.toml pycaffe_compat/version.py
 
 demo: $(STAMP)  ## patches, training, evaluation, pictures and ONNX, into demo/
 	$(BIN)/python tools/demo.py
+
+reproduce: $(STAMP)  ## the paper's tables and figures into docs/results/ (JPEG_DATA=DIR, REPRODUCE="--train all")
+	$(BIN)/python tools/reproduce.py --data $(JPEG_DATA) $(REPRODUCE)
 
 test: $(STAMP)  ## all tests but the slow ones
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)

@@ -295,7 +295,7 @@ def cells(line: Line) -> list[str]:
     for i, digits in enumerate(_DECIMALS):
         result.append(f"{line.ours[i]:.{digits}f}")
         result += ["", ""] if line.paper is None or found is None else [
-            f"{line.paper[i]:.{digits}f}", f"{found[i]:+.{digits}f}",
+            f"{line.paper[i]:.{digits}f}", f"{found[i]:+z.{digits}f}",
         ]  # fmt: skip
     return result
 

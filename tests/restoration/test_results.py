@@ -21,6 +21,7 @@ from pycaffe_compat.restoration.results import (
     Line,
     Score,
     ScoreBook,
+    cells,
     comparison,
     markdown,
     table,
@@ -106,6 +107,11 @@ def test_a_row_without_a_figure_in_the_paper_has_empty_cells(book: ScoreBook) ->
     book.put(score("l8_residual_q10", 29.3))
     block = comparison(book, LIVE1, 10, ["l8_residual_q10"], baselines=False)
     assert "| L8 residual | 29.30 |  |  |" in markdown(block)
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
+    line = Line("L4 residual", (29.079, 28.709, 0.82399), (29.08, 28.71, 0.824))
+    assert cells(line)[3::3] == ["+0.00", "+0.00", "+0.000"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
