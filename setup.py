@@ -47,6 +47,7 @@ PROGRAMS = {
     "caffe_compat": "caffe",
     "compute_image_mean": "compute_image_mean",
     "convert_imageset": "convert_imageset",
+    "convert_leveldb": "convert_leveldb",
     "convert_to_onnx": "convert_to_onnx",
     "convert_weights": "convert_weights",
     "draw_net": "draw_net",
@@ -115,7 +116,8 @@ setup(
     ],
     extras_require={
         "demo": ["scikit-image>=0.25"],
-        "test": ["hypothesis>=6.100", "pytest>=8.2", "pytest-xdist>=3.6", "scikit-image>=0.25"],
+        "leveldb": ["plyvel>=1.5"],
+        "test": ["hypothesis>=6.100", "plyvel>=1.5", "pytest>=8.2", "pytest-xdist>=3.6", "scikit-image>=0.25"],
     },
     entry_points={
         "console_scripts": [f"{name} = pycaffe_compat.tools:run_{tool}" for name, tool in PROGRAMS.items()],

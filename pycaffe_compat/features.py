@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor
 from .brew import to_device
 from .data.imageset import write_lmdb
 from .errors import DataError, NetError
+from .files import new_folder
 from .graph import Graph
 from .naming import did_you_mean
 from .proto import caffe_pb2
@@ -56,14 +55,13 @@ def extract_features(
             )
     targets = [Path(path) for path in databases]
     for index, target in enumerate(targets):
-        if target.exists():
-            raise DataError(f"{target}: exists already: remove it, or name another database")
         if target in targets[:index]:
             raise DataError(f"{target}: is given twice: give each blob a database of its own")
     device = device or torch.device("cpu")
     to_device(graph, device)
     inputs = {name: torch.zeros(graph.shapes[name], device=device) for name in graph.inputs}
     with ExitStack() as stack:
+        folders = [stack.enter_context(new_folder(target)) for target in targets]
         # A database is written in one go, and all blobs come with each batch: they wait in files meanwhile.
         spools = [_Spool(stack.enter_context(TemporaryFile(prefix="features_"))) for _ in blobs]
         for _ in range(batches):
@@ -72,12 +70,8 @@ def extract_features(
             for name, spool in zip(blobs, spools, strict=True):
                 spool.add(values[name])
             progress(1)
-        hidden = [target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp") for target in targets]
-        for folder, spool in zip(hidden, spools, strict=True):
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        for folder, spool in zip(folders, spools, strict=True):
             write_lmdb(folder, spool.records())
-        for folder, target in zip(hidden, targets, strict=True):
-            os.rename(folder, target)
     return [spool.count for spool in spools]
 
 

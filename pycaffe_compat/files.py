@@ -6,10 +6,13 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import DataError
 
 
 @contextmanager
@@ -53,6 +56,27 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_directory(target.parent)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary folder to fill, and gives it its name when the block ends well: whole, or not there.
+
+    It is in the same directory; after an exception, Ctrl-C included, it is removed.
+
+    Raises:
+        DataError: there is something of that name already. OSError: the directory is missing, not writable or full.
+    """
+    target = Path(path)
+    if os.path.lexists(target):
+        raise DataError(f"{target}: exists already: remove it, or give another name")
+    hidden = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
+    try:
+        hidden.mkdir()
+        yield hidden
+        os.rename(hidden, target)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _new_file_beside(target: Path, shown: str) -> Path:

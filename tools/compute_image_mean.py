@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("database", metavar="INPUT_DB", help="folder of the LMDB")
     add("output", metavar="OUTPUT_FILE", nargs="?", help="the .binaryproto file to write")
-    add("--backend", choices=["lmdb"], default="lmdb", help="LevelDB is not read")
+    add("--backend", choices=["lmdb"], default="lmdb", help="a LevelDB: tools/convert_leveldb.py")
     return result
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from pycaffe_compat.data.images import read_image, read_image_list, to_channels_
 from pycaffe_compat.data.lmdb import key_text, open_database
 from pycaffe_compat.data.orders import permutation
 from pycaffe_compat.errors import DataError
+from pycaffe_compat.files import new_folder
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.binary import array_to_blob, write_message
 
@@ -71,9 +70,6 @@ def convert_imageset(
         DataError: the list cannot be read, the output exists, or no image could be read. An image that cannot is left
             out, as Caffe does, and told in the result.
     """
-    output = Path(output)
-    if output.exists():
-        raise DataError(f"{output}: exists already: remove it, or name another database")
     if bool(size[0]) != bool(size[1]):
         raise DataError("resize_height and resize_width go together: give both or none")
     images = read_image_list(image_list)
@@ -99,15 +95,11 @@ def convert_imageset(
                 raise DataError(f"{where}: {root}{entry.path}: is of shape {sizes}")
             done.records += 1
             yield f"{number:08d}_{entry.path}".encode(errors="surrogateescape")[:MAX_KEY], datum.SerializeToString()
-
-    hidden = output.with_name(f".{output.name[:40]}.{secrets.token_hex(4)}.tmp")
-    try:
-        write_lmdb(hidden, records())
         if not done.records:
             raise DataError(f"{os.fspath(image_list)}: no image could be read; the first: {done.left_out[0]}")
-        os.rename(hidden, output)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+
+    with new_folder(output) as folder:
+        write_lmdb(folder, records())
     return done
 
 
@@ -122,15 +114,14 @@ def _datum(
     return image_to_datum(image, label, kind), shape
 
 
-def write_lmdb(path: Path, records: Iterator[tuple[bytes, bytes]]) -> None:
-    """Write records into a new LMDB.
+def write_lmdb(folder: Path, records: Iterator[tuple[bytes, bytes]]) -> None:
+    """Write records into a new LMDB in an empty folder.
 
     Raises:
-        OSError: the folder cannot be made. DataError: the records cannot be written.
+        DataError: they cannot be written; and what ``records`` raises.
     """
-    path.mkdir()
     try:
-        with lmdb.open(str(path), map_size=FIRST_SIZE) as env:
+        with lmdb.open(str(folder), map_size=FIRST_SIZE) as env:
             chunk: list[tuple[bytes, bytes]] = []
             for record in records:
                 chunk.append(record)
@@ -139,7 +130,7 @@ def write_lmdb(path: Path, records: Iterator[tuple[bytes, bytes]]) -> None:
                     chunk = []
             _put(env, chunk)
     except lmdb.Error as error:
-        raise DataError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error
+        raise DataError(f"{folder}: cannot be written: {' '.join(str(error).split())}") from error
 
 
 def _put(env: lmdb.Environment, records: list[tuple[bytes, bytes]]) -> None:

@@ -38,8 +38,10 @@ class Database:
         if not os.path.exists(path):
             self.fail("no such LMDB (looked for from the working directory)")
         if not os.path.exists(self.file):
-            kind = "a LevelDB" if os.path.exists(os.path.join(path, "CURRENT")) else "no LMDB"
-            self.fail(f"is {kind}: there is no data.mdb in this folder")
+            if os.path.exists(os.path.join(path, "CURRENT")):
+                how = f"tools/convert_leveldb.py {path} NEW_FOLDER"
+                self.fail(f"is a LevelDB: copy it into an LMDB, which is read whatever backend the net names: {how}")
+            self.fail("is no LMDB: there is no data.mdb in this folder")
         try:
             self.env = self._opened()
             last_page, page_size = self.env.info()["last_pgno"], self.env.stat()["psize"]

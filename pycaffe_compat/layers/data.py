@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,8 +91,9 @@ class ImageLayer(DataLayer):
 class Data(ImageLayer):
     """Records of an LMDB in the order of their keys, round and round: images and, with a second top, labels.
 
-    ``rand_skip`` is deprecated in Caffe's schema and not read, as in the last Caffe; nor is ``prefetch``: some batches
-    are always made ahead.
+    What lies at ``source`` is read, whatever ``backend`` says (Caffe's default is LEVELDB): a LevelDB is to be copied
+    into an LMDB once. ``rand_skip`` is deprecated in Caffe's schema and not read, as in the last Caffe; nor is
+    ``prefetch``: some batches are always made ahead.
     """
 
     moved = (*ImageLayer.moved, "force_encoded_color")
@@ -101,14 +101,6 @@ class Data(ImageLayer):
     def setup(self, *bottoms: Tensor) -> None:
         s = self.settings
         transformer = self.transformer()
-        if s.backend != s.LMDB:
-            which = "LEVELDB" if s.HasField("backend") else "LEVELDB, which it is when data_param names none,"
-            how = (
-                "this one is an LMDB: write backend: LMDB"
-                if os.path.exists(os.path.join(s.source, "data.mdb"))
-                else "convert the database to LMDB (convert_imageset makes one of the images) and write backend: LMDB"
-            )
-            raise NetError(f'data_param: source "{s.source}": backend {which} cannot be read here: {how}')
         tops = len(self.param.top)
         self.open(LMDBSource(s.source, transformer, s.batch_size, tops, seed=self.seed(), where=self.label))
 

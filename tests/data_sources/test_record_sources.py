@@ -296,7 +296,7 @@ def bad_lmdb(folder: Path, kind: str) -> Path:
     [
         ("missing", "no such LMDB"),
         ("folder", "is no LMDB: there is no data.mdb in this folder"),
-        ("leveldb", "is a LevelDB"),
+        ("leveldb", "is a LevelDB: copy it into an LMDB, which is read whatever backend the net names: tools/convert_leveldb.py "),
         ("no records", "holds no records"),
         ("junk", "cannot be opened as an LMDB"),
         ("empty file", "cannot be opened as an LMDB"),

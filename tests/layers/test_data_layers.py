@@ -304,8 +304,6 @@ def test_a_killed_run_leaves_a_whole_file_or_none(workdir: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 BAD = [
-    (layer("Data", 'data_param { source: "db" batch_size: 2 }'), "backend LEVELDB, which it is when data_param names none, cannot be read here: this one is an LMDB: write backend: LMDB"),
-    (layer("Data", 'data_param { source: "x" batch_size: 2 backend: LEVELDB }'), 'source "x": backend LEVELDB cannot be read here: convert the database to LMDB'),
     (layer("Data", 'data_param { source: "none" batch_size: 2 backend: LMDB }'), "none: no such LMDB"),
     (layer("Data", 'data_param { source: "db" backend: LMDB }'), "batch_size 0 is not positive"),
     (layer("Data", f"data_param {{ {DB} scale: 0.5 }}"), "scale is not read from here, by Caffe neither: write transform_param { scale: ... }"),
