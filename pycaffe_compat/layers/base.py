@@ -42,8 +42,8 @@ class LayerType:
 
 REGISTRY: dict[str, LayerType] = {}
 UNSUPPORTED: dict[str, str] = dict.fromkeys(
-    ("AnnotatedData", "DetectionEvaluate", "MultiBoxLoss", "VideoData"),
-    "SSD's detectors run here and are not trained: take the deploy file, whose input is an Input layer",
+    ("AnnotatedData", "DetectionEvaluate", "VideoData"),
+    "SSD's sources of data and its scores are not here: bring images and boxes in through Input or HDF5Data layers",
 )
 """Known types that are not here, and what to do instead."""
 
