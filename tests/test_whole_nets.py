@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import lmdb
 import numpy as np
 import pytest
 import torch
@@ -19,8 +20,10 @@ import torch
 import pycaffe_compat
 from pycaffe_compat import log
 from pycaffe_compat.convert import convert_weights
+from pycaffe_compat.data.datum import array_to_datum
 from pycaffe_compat.export import Deployed, export_onnx, verify_onnx
 from pycaffe_compat.graph import TEST, Graph
+from pycaffe_compat.proto.dialects import find_dialect
 from pycaffe_compat.proto.text import parse_solver, read_net
 from pycaffe_compat.solver import Solver
 
@@ -248,6 +251,54 @@ def test_a_trained_detector_finds_what_it_was_shown(trained: Trained) -> None:
             found += bool((common / union > 0.5)[mine[:, 1] == kind].any())
             total += 1
     assert total > 40 and found > 0.8 * total and (rows[:, 2] > 0.5).sum() <= 1.1 * total
+
+
+def test_a_detector_trains_from_a_database_of_annotated_images(tmp_path: Path) -> None:
+    """SSD's own data layer with its samplers; a training that is interrupted sees the images that it would have seen."""
+    made = objects()["train"]
+    with lmdb.open(str(tmp_path / "db"), map_size=2**24) as env, env.begin(write=True) as transaction:
+        for n, (image, boxes) in enumerate(zip(made["data"], made["label"], strict=True)):
+            record = find_dialect("ssd")["AnnotatedDatum"](type=0)
+            pixels = np.rint(image * 100 + 50).clip(0, 255).astype(np.uint8)
+            record.datum.ParseFromString(array_to_datum(pixels, n).SerializeToString())
+            for _, kind, _, x1, y1, x2, y2, _ in boxes[boxes[:, 0] >= 0]:
+                box = record.annotation_group.add(group_label=int(kind)).annotation.add().bbox
+                box.xmin, box.ymin, box.xmax, box.ymax = x1, y1, x2, y2
+            transaction.put(b"%04d" % n, record.SerializeToString())
+    text = (NETS / "ssd.prototxt").read_text()
+    first = text.index('layer {\n  name: "data"')
+    text = text[:first] + text[text.index('layer {\n  name: "input"') :]
+    (tmp_path / "net.prototxt").write_text(
+        f"""layer {{ name: "data" type: "AnnotatedData" top: "data" top: "truth" include {{ phase: TRAIN }}
+          data_param {{ source: "{tmp_path}/db" backend: LMDB batch_size: 8 }}
+          transform_param {{
+            mirror: true mean_value: 50 scale: 0.01 resize_param {{ height: 48 width: 64 interp_mode: LINEAR interp_mode: AREA }}
+            expand_param {{ prob: 0.5 max_expand_ratio: 1.5 }} emit_constraint {{ emit_type: CENTER }}
+            distort_param {{ brightness_prob: 0.5 brightness_delta: 16 contrast_prob: 0.5 contrast_lower: 0.8 contrast_upper: 1.2 }}
+          }}
+          annotated_data_param {{
+            batch_sampler {{ max_sample: 1 max_trials: 1 }}
+            batch_sampler {{ max_sample: 1 max_trials: 50 sampler {{ min_scale: 0.6 }} sample_constraint {{ min_jaccard_overlap: 0.1 }} }}
+          }} }}\n"""
+        + text
+    )  # fmt: skip
+    settings = CASES["ssd"].settings
+    param = parse_solver(
+        f'lr_policy: "fixed" max_iter: 1000 display: 1 random_seed: 1 snapshot_prefix: "{tmp_path}/net" '
+        f'net: "{tmp_path}/net.prototxt" {settings}'
+    )
+    lines: list[str] = []
+    with log.console(lines.append):
+        solver = Solver(param)
+        solver.step(60)
+        state = Path(solver.snapshot())
+        solver.step(2)
+        other = Solver(param)
+        other.restore(state)
+        other.step(2)
+    losses = [float(x) for x in re.findall(r"Iteration \d+.*, loss = (\S+)", "\n".join(lines))]
+    assert np.mean(losses[50:60]) < 0.6 * np.mean(losses[:5])
+    assert losses[-2:] == losses[-4:-2]
 
 
 @pytest.mark.slow

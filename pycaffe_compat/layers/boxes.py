@@ -6,6 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.annotations import areas, overlaps
+
+__all__ = ["areas", "decode", "encode", "match", "overlaps", "suppress"]
+
 
 def decode(loc: Tensor, priors: Tensor, variances: Tensor | None, code: str) -> Tensor:
     """The boxes that a detector predicts relative to prior boxes.
@@ -44,25 +48,7 @@ def encode(boxes: Tensor, priors: Tensor, variances: Tensor | None, code: str) -
     return codes if variances is None else codes / variances
 
 
-def areas(boxes: np.ndarray) -> np.ndarray:
-    """Area of each box (..., 4), 0 of one that is inside out."""
-    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    return np.where((width < 0) | (height < 0), 0, width * height)
-
-
-def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of a box (4,) with each of others (n, 4); 0 where they only touch."""
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    width, height = (high - low).T
-    common = width * height
-    union = areas(box) + areas(others) - common
-    apart = ~((width > 0) & (height > 0))
-    return np.where(apart, 0, common / np.where(apart, 1, union))
-
-
-def match(
-    boxes: np.ndarray, truth: np.ndarray, threshold: float | None, within: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def match(boxes: np.ndarray, truth: np.ndarray, threshold: float | None, within: bool) -> tuple[np.ndarray, np.ndarray]:
     """Which true box each box stands for.
 
     First the two that overlap most of all are a pair, then the two that do of what is left, until every true box has

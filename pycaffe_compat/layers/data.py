@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import HDF5Source, ImageSource, LMDBSource, MemorySource, WindowSource
+from ..data import AnnotatedSource, HDF5Source, ImageSource, LMDBSource, MemorySource, WindowSource
+from ..data.augment import FIELDS, AnnotatedTransformer, given
 from ..data.prefetch import Batches
 from ..data.transform import Transformer
 from ..errors import DataError, NetError
 from ..proto import caffe_pb2
+from ..proto.dialects import settings_of
 from . import fillers
 from .base import Layer, register
 
@@ -76,6 +78,13 @@ class ImageLayer(DataLayer):
 
     def transformer(self) -> Transformer:
         """The transformation, after a check that no setting stands where nobody reads it."""
+        self.check_settings()
+        for name in FIELDS:
+            if given(self.param.transform_param, name) is not None:
+                raise NetError(f"transform_param: {name} is for AnnotatedData layers")
+        return Transformer(self.param.transform_param, self.phase == caffe_pb2.TRAIN)
+
+    def check_settings(self) -> None:
         for name in self.moved:
             if self.settings.HasField(name):
                 target = "force_color" if name == "force_encoded_color" else name
@@ -85,12 +94,10 @@ class ImageLayer(DataLayer):
                 )
         if self.settings.batch_size < 1:
             raise NetError(f"batch_size {self.settings.batch_size} is not positive")
-        return Transformer(self.param.transform_param, self.phase == caffe_pb2.TRAIN)
 
 
-@register("Data", param="data_param", bottoms=0, tops=(1, 2))
-class Data(ImageLayer):
-    """Records of an LMDB in the order of their keys, round and round: images and, with a second top, labels.
+class DatabaseLayer(ImageLayer):
+    """Base of the layers with a ``data_param``.
 
     ``rand_skip`` is deprecated in Caffe's schema and not read, as in the last Caffe; nor is ``prefetch``: some batches
     are always made ahead.
@@ -98,9 +105,9 @@ class Data(ImageLayer):
 
     moved = (*ImageLayer.moved, "force_encoded_color")
 
-    def setup(self, *bottoms: Tensor) -> None:
+    def check_settings(self) -> None:
+        super().check_settings()
         s = self.settings
-        transformer = self.transformer()
         if s.backend != s.LMDB:
             which = "LEVELDB" if s.HasField("backend") else "LEVELDB, which it is when data_param names none,"
             how = (
@@ -109,8 +116,42 @@ class Data(ImageLayer):
                 else "convert the database to LMDB (convert_imageset makes one of the images) and write backend: LMDB"
             )
             raise NetError(f'data_param: source "{s.source}": backend {which} cannot be read here: {how}')
-        tops = len(self.param.top)
+
+
+@register("Data", param="data_param", bottoms=0, tops=(1, 2))
+class Data(DatabaseLayer):
+    """Records of an LMDB in the order of their keys, round and round: images and, with a second top, labels."""
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s, tops = self.settings, len(self.param.top)
+        transformer = self.transformer()
         self.open(LMDBSource(s.source, transformer, s.batch_size, tops, seed=self.seed(), where=self.label))
+
+
+@register("AnnotatedData", param="data_param", bottoms=0, tops=(1, 2), fork="SSD")
+class AnnotatedData(DatabaseLayer):
+    """Records of an LMDB of AnnotatedDatum, round and round: images and, with a second top, their objects, see
+    :class:`~pycaffe_compat.data.annotated.AnnotatedSource`.
+
+    What is done to them, by ``transform_param`` and ``batch_sampler``, stands in :mod:`pycaffe_compat.data.augment`.
+    ``label_map_file`` is not read, as in the original: the records hold the labels' numbers.
+    """
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s, more = self.settings, settings_of(self.param, "annotated_data_param")
+        self.check_settings()
+        train = self.phase == caffe_pb2.TRAIN
+        self.open(
+            AnnotatedSource(
+                s.source,
+                AnnotatedTransformer(self.param.transform_param, train, more.batch_sampler),
+                s.batch_size,
+                len(self.param.top),
+                boxes=more.HasField("anno_type"),
+                seed=self.seed(),
+                where=self.label,
+            )
+        )
 
 
 @register("ImageData", param="image_data_param", bottoms=0, tops=2)
