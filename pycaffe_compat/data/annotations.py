@@ -23,8 +23,14 @@ def intersections(box: Boxes, others: Boxes) -> Boxes:
     return np.where((width > 0) & (height > 0), width * height, 0)
 
 
-def overlaps(box: Boxes, others: Boxes) -> Boxes:
-    """Intersection over union of a box (4,) with each of others (n, 4); 0 where they only touch."""
+def overlaps(box: Boxes, others: Boxes, border: int = 0) -> Boxes:
+    """Intersection over union of a box (4,) with each of others (n, 4); 0 where they only touch.
+
+    ``border``: 1 where boxes are in pixels and include their last row and column.
+    """
+    if border:
+        more = np.array([0, 0, border, border], box.dtype)
+        box, others = box + more, others + more
     common = intersections(box, others)
     union = areas(box) + areas(others) - common
     return np.where(common > 0, common / np.where(common > 0, union, 1), 0)

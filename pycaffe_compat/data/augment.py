@@ -22,6 +22,7 @@ from pycaffe_compat.data.images import to_channels_first
 from pycaffe_compat.data.orders import Chances
 from pycaffe_compat.data.transform import Transformer
 from pycaffe_compat.errors import DataError
+from pycaffe_compat.proto.fields import given, word
 
 Picture = NDArray[Any]
 FIELDS = ("resize_param", "noise_param", "emit_constraint", "crop_h", "crop_w", "distort_param", "expand_param")
@@ -37,18 +38,6 @@ PADDINGS: dict[str, Any] = {"MIRRORED": "reflect", "REPEAT_NEAREST": "edge"}
 WHOLE = np.array([0, 0, 1, 1], np.float32)
 LABEL, INSTANCE, BOX, DIFFICULT = 0, 1, slice(2, 6), 6
 """Columns of the objects of an image, (n, 7)."""
-
-
-def given(param: Any, name: str) -> Any:
-    """A field of a message, None where it is not set or the dialect has no such field."""
-    known = name in param.DESCRIPTOR.fields_by_name
-    return getattr(param, name) if known and param.HasField(name) else None
-
-
-def word(param: Any, name: str, value: int | None = None) -> str:
-    """The name of the value of an enum field."""
-    field = param.DESCRIPTOR.fields_by_name[name]
-    return str(field.enum_type.values_by_number[getattr(param, name) if value is None else value].name)
 
 
 def _check(good: bool, message: str) -> None:
@@ -281,6 +270,19 @@ class Resizing:
                 "width_scale and height_scale"
             )
         return boxes * np.tile(crop / np.array(self.units, np.float32), 2)
+
+
+def seen_through(resizing: Resizing | None, boxes: Boxes, height: int, width: int) -> Boxes:
+    """Boxes (n, 4) of a resized image, in pixels of the image of this size that it was made of; cut at its edges."""
+    pixels = np.tile(np.array([width, height], np.float32), 2)
+    if resizing is not None and resizing.units[0]:
+        units = np.tile(np.array(resizing.units, np.float32), 2)
+        return np.minimum((boxes * units).clip(0), pixels)
+    if resizing is not None and resizing.mode == "FIT_LARGE_SIZE_AND_PAD":
+        image = resizing.boxes(WHOLE[None], height, width)[0]
+        there = (boxes[:, :2] < image[2:]).all(1) & (boxes[:, 2:] > image[:2]).all(1)
+        boxes = np.where(there[:, None], seen_from(boxes, image)[0], boxes)
+    return boxes.clip(0, 1) * pixels
 
 
 # ------------------------------------------------------------------------------------------------------ all of it

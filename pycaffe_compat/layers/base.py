@@ -42,7 +42,6 @@ class LayerType:
 
 REGISTRY: dict[str, LayerType] = {}
 UNSUPPORTED: dict[str, str] = {
-    "DetectionEvaluate": "SSD's scores are not here: compare DetectionOutput's top with the boxes yourself",
     "VideoData": "cameras and video files are not read: give its frames to an Input layer",
 }
 """Known types that are not here, and what to do instead."""

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..data import AnnotatedSource, HDF5Source, ImageSource, LMDBSource, MemorySource, WindowSource
-from ..data.augment import FIELDS, AnnotatedTransformer, given
+from ..data.augment import FIELDS, AnnotatedTransformer
 from ..data.prefetch import Batches
 from ..data.transform import Transformer
 from ..errors import DataError, NetError
 from ..proto import caffe_pb2
 from ..proto.dialects import settings_of
+from ..proto.fields import given
 from . import fillers
 from .base import Layer, register
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, NetError
+from ..proto.fields import word
 from . import boxes as box
 from .base import Layer, fixed, register, shape_text
 
@@ -152,12 +153,6 @@ class PriorBox(Layer):
 
 
 # --------------------------------------------------------------------------------------------------------- detections
-
-
-def word(settings: Any, field: str) -> str:
-    """The name of the value that an enum field has."""
-    values = type(settings).DESCRIPTOR.fields_by_name[field].enum_type.values_by_number
-    return values[getattr(settings, field)].name
 
 
 def check_predictions(loc: Tensor, conf: Tensor, prior: Tensor, classes: int, loc_classes: int) -> None:

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError, NetError
+from ..proto.fields import word
 from . import boxes as box
 from .base import register, shape_text
 from .class_loss import cross_entropy
-from .detection import check_predictions, check_sizes, word
+from .detection import check_predictions, check_sizes
 from .forks import smooth_l1
 from .labels import counted
 from .loss import LossLayer, normalization_mode, normalizer, precise
