@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import lmdb
 import numpy as np
 import pytest
 import torch
@@ -19,10 +20,11 @@ import torch
 import pycaffe_compat
 from pycaffe_compat import log
 from pycaffe_compat.convert import convert_weights
+from pycaffe_compat.data.datum import array_to_datum
 from pycaffe_compat.export import Deployed, export_onnx, verify_onnx
 from pycaffe_compat.graph import TEST, Graph
-from pycaffe_compat.proto import caffe_pb2
-from pycaffe_compat.proto.text import parse_message, read_net
+from pycaffe_compat.proto.dialects import find_dialect
+from pycaffe_compat.proto.text import parse_solver, read_net
 from pycaffe_compat.solver import Solver
 
 NETS = Path(__file__).resolve().parent / "data" / "nets"
@@ -61,6 +63,20 @@ def pairs() -> dict[str, Arrays]:
     others = np.random.default_rng(1).permutation(64)
     pair = np.concatenate([images, images[others]], 1)
     return {"train": {"pair_data": pair, "sim": (label == label[others]).astype(np.float32)}, "deploy": {"data": images}}
+
+
+def objects() -> dict[str, Arrays]:
+    """One or two bright rectangles in an image, red (class 1) or green (class 2), with their boxes; 8 images a batch."""
+    rng = np.random.default_rng(0)
+    data = rng.normal(0, 0.1, (32, 3, 48, 64)).astype(np.float32)
+    label = np.full((32, 2, 8), -1, np.float32)
+    for n in range(32):
+        for k in range(rng.integers(1, 3)):
+            kind, width, height = rng.integers(1, 3), rng.integers(12, 28), rng.integers(12, 28)
+            x, y = rng.integers(32 * k, 33 + 32 * k - width), rng.integers(0, 49 - height)
+            data[n, kind - 1, y : y + height, x : x + width] += 1
+            label[n, k] = [n % 8, kind, k, x / 64, y / 48, (x + width) / 64, (y + height) / 48, 0]
+    return {"train": {"data": data, "label": label}}
 
 
 def digits() -> dict[str, Arrays]:
@@ -104,6 +120,7 @@ CASES = {
     "siamese": Case(pairs, 40),
     "autoencoder": Case(digits, 40),
     "captioning": Case(captions, 60, settings='type: "RMSProp" base_lr: 0.01 rms_decay: 0.9 clip_gradients: 10'),
+    "ssd": Case(objects, 100, settings='type: "Adam" base_lr: 0.005 momentum: 0.9 momentum2: 0.999', falls_to=0.3),
     "v1_train": Case(classes(1, 24), 40, falls_to=0.9, deploy="v1_deploy"),
 }
 
@@ -137,8 +154,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         if layer.type == "HDF5Data":
             layer.hdf5_data_param.source = str(folder / layer.hdf5_data_param.source)
     text = f'lr_policy: "fixed" max_iter: 1000 display: 1 random_seed: 1 snapshot_prefix: "{folder}/net" {case.settings}'
-    param = parse_message(text, caffe_pb2.SolverParameter())
-    param.net_param.CopyFrom(source)
+    (folder / "net.prototxt").write_text(str(source))
+    param = parse_solver(f'{text} net: "{folder}/net.prototxt"')
     lines: list[str] = []
     with log.console(lines.append):
         solver = Solver(param)
@@ -214,6 +231,74 @@ def test_gradients_go_through_the_compiled_training_net(trained: Trained) -> Non
     assert any(bool(g.any()) for g in gradients[0].values())
     for name, want in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", ["ssd"], indirect=True)
+def test_a_trained_detector_finds_what_it_was_shown(trained: Trained) -> None:
+    data = objects()["train"]
+    graph = Graph(trained.deploy, TEST, stages=["detect"])
+    graph.load_weights(trained.solver.graph.weights())
+    with torch.no_grad():
+        rows = graph(torch.from_numpy(data["data"]))["detection_out"][0, 0].numpy()
+    found = total = 0
+    for n, boxes in enumerate(data["label"]):
+        mine = rows[(rows[:, 0] == n) & (rows[:, 2] > 0.5)]
+        for _, kind, _, x1, y1, x2, y2, _ in boxes[boxes[:, 0] >= 0]:
+            w = np.minimum(mine[:, 5], x2) - np.maximum(mine[:, 3], x1)
+            h = np.minimum(mine[:, 6], y2) - np.maximum(mine[:, 4], y1)
+            common = w.clip(0) * h.clip(0)
+            union = (x2 - x1) * (y2 - y1) + (mine[:, 5] - mine[:, 3]) * (mine[:, 6] - mine[:, 4]) - common
+            found += bool((common / union > 0.5)[mine[:, 1] == kind].any())
+            total += 1
+    assert total > 40 and found > 0.8 * total and (rows[:, 2] > 0.5).sum() <= 1.1 * total
+
+
+def test_a_detector_trains_from_a_database_of_annotated_images(tmp_path: Path) -> None:
+    """SSD's own data layer with its samplers; a training that is interrupted sees the images that it would have seen."""
+    made = objects()["train"]
+    with lmdb.open(str(tmp_path / "db"), map_size=2**24) as env, env.begin(write=True) as transaction:
+        for n, (image, boxes) in enumerate(zip(made["data"], made["label"], strict=True)):
+            record = find_dialect("ssd")["AnnotatedDatum"](type=0)
+            pixels = np.rint(image * 100 + 50).clip(0, 255).astype(np.uint8)
+            record.datum.ParseFromString(array_to_datum(pixels, n).SerializeToString())
+            for _, kind, _, x1, y1, x2, y2, _ in boxes[boxes[:, 0] >= 0]:
+                box = record.annotation_group.add(group_label=int(kind)).annotation.add().bbox
+                box.xmin, box.ymin, box.xmax, box.ymax = x1, y1, x2, y2
+            transaction.put(b"%04d" % n, record.SerializeToString())
+    text = (NETS / "ssd.prototxt").read_text()
+    first = text.index('layer {\n  name: "data"')
+    text = text[:first] + text[text.index('layer {\n  name: "input"') :]
+    (tmp_path / "net.prototxt").write_text(
+        f"""layer {{ name: "data" type: "AnnotatedData" top: "data" top: "truth" include {{ phase: TRAIN }}
+          data_param {{ source: "{tmp_path}/db" backend: LMDB batch_size: 8 }}
+          transform_param {{
+            mirror: true mean_value: 50 scale: 0.01 resize_param {{ height: 48 width: 64 interp_mode: LINEAR interp_mode: AREA }}
+            expand_param {{ prob: 0.5 max_expand_ratio: 1.5 }} emit_constraint {{ emit_type: CENTER }}
+            distort_param {{ brightness_prob: 0.5 brightness_delta: 16 contrast_prob: 0.5 contrast_lower: 0.8 contrast_upper: 1.2 }}
+          }}
+          annotated_data_param {{
+            batch_sampler {{ max_sample: 1 max_trials: 1 }}
+            batch_sampler {{ max_sample: 1 max_trials: 50 sampler {{ min_scale: 0.6 }} sample_constraint {{ min_jaccard_overlap: 0.1 }} }}
+          }} }}\n"""
+        + text
+    )  # fmt: skip
+    settings = CASES["ssd"].settings
+    param = parse_solver(
+        f'lr_policy: "fixed" max_iter: 1000 display: 1 random_seed: 1 snapshot_prefix: "{tmp_path}/net" '
+        f'net: "{tmp_path}/net.prototxt" {settings}'
+    )
+    lines: list[str] = []
+    with log.console(lines.append):
+        solver = Solver(param)
+        solver.step(60)
+        state = Path(solver.snapshot())
+        solver.step(2)
+        other = Solver(param)
+        other.restore(state)
+        other.step(2)
+    losses = [float(x) for x in re.findall(r"Iteration \d+.*, loss = (\S+)", "\n".join(lines))]
+    assert np.mean(losses[50:60]) < 0.6 * np.mean(losses[:5])
+    assert losses[-2:] == losses[-4:-2]
 
 
 @pytest.mark.slow

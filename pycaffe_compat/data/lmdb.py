@@ -112,7 +112,9 @@ def key_text(key: bytes) -> str:
     return '"' + key.decode("utf-8", "backslashreplace").encode("unicode_escape").decode()[:100] + '"'
 
 
-class _Reader(RecordReader[Record]):
+class LMDBReader(RecordReader[Record]):
+    """The records of an LMDB, round and round."""
+
     def __init__(self, source: str, **shared: Any):
         super().__init__(source, **shared)
         try:
@@ -174,4 +176,4 @@ class LMDBSource(Source[int]):
         ranks: int = 1,
     ):
         shared = {"transformer": transformer, "batch_size": batch_size, "tops": tops, "seed": seed, "where": where}
-        super().__init__(_Reader(os.fspath(source), **shared, rank=rank, ranks=ranks))
+        super().__init__(LMDBReader(os.fspath(source), **shared, rank=rank, ranks=ranks))

@@ -48,8 +48,9 @@ class RecordReader(Reader[int], Generic[Raw]):
 
     def begin(self) -> None:
         """Reads the first record: its shape is what the net is built for."""
-        image, _ = self._item(next(self.records(self.start())), self.start())
-        self.shapes = [(self.batch_size, *image.shape), (self.batch_size,)][: self.tops]
+        image, label = self._item(next(self.records(self.start())), self.start())
+        labels = self.label_blob([label] * self.batch_size)
+        self.shapes = [(self.batch_size, *image.shape), labels.shape][: self.tops]
 
     def start(self) -> int:
         return 0
@@ -70,10 +71,18 @@ class RecordReader(Reader[int], Generic[Raw]):
         """DataError where it is damaged: says how, not which."""
         raise NotImplementedError
 
-    def _item(self, record: Raw, at: int) -> tuple[NDArray[np.float32], int]:
+    def example(self, record: Raw, at: int) -> tuple[NDArray[np.float32], Any]:
+        """Record number ``at``: the image as the net gets it, and what :meth:`label_blob` takes of it."""
+        image, label = self.decode(record)
+        return self.transformer(image, self.seed, 1, at), label
+
+    def label_blob(self, labels: list[Any]) -> NDArray[np.float32]:
+        """A batch of the second top."""
+        return np.array(labels, np.float32)
+
+    def _item(self, record: Raw, at: int) -> tuple[NDArray[np.float32], Any]:
         try:
-            image, label = self.decode(record)
-            return self.transformer(image, self.seed, 1, at), label
+            return self.example(record, at)
         except DataError as error:
             self.fail_at(record, str(error), error)
 
@@ -81,12 +90,11 @@ class RecordReader(Reader[int], Generic[Raw]):
         records = self.records(at)
         while True:
             data: NDArray[np.float32] | None = None
-            labels = np.empty(self.batch_size, np.float32)
-            filled = 0
+            labels: list[Any] = []
             for _ in range(self.batch_size * self.ranks):
                 record = next(records)
                 if not self.first_of_ours(at):
-                    image, labels[filled] = self._item(record, at)
+                    image, label = self._item(record, at)
                     if data is None:  # a batch has the shape of its first image: with a batch of 1, all sizes are fine
                         data = np.empty((self.batch_size, *image.shape), np.float32)
                     elif image.shape != data.shape[1:]:
@@ -95,11 +103,11 @@ class RecordReader(Reader[int], Generic[Raw]):
                             f"is of shape {_text(image.shape)}, the batch's first of {_text(data.shape[1:])}: resize "
                             "them, set crop_size, or use batch_size 1",
                         )
-                    data[filled] = image
-                    filled += 1
+                    data[len(labels)] = image
+                    labels.append(label)
                 at += 1
             assert data is not None
-            yield [data, labels][: self.tops], at
+            yield [data, self.label_blob(labels)][: self.tops], at
 
     def position_dict(self, at: int) -> dict[str, int]:
         return {"offset": at, "rows": self.rows}

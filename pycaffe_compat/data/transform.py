@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,17 @@ def read_mean(path: str) -> NDArray[np.float32]:
     return mean
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which part of an image the net gets, in pixels, and whether it is mirrored."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
+
+
 class Transformer:
     """A TransformationParameter at work: (pixel - mean) * scale, of a crop, mirrored or not.
 
@@ -46,6 +58,8 @@ class Transformer:
 
     def __init__(self, param: Any, train: bool):
         self.crop: int = param.crop_size
+        self.window: tuple[int, int] = (self.crop, self.crop)
+        """Height and width of the crop; 0: none."""
         self.mirror: bool = param.mirror
         self.scale = np.float32(param.scale)
         self.train = train
@@ -82,30 +96,36 @@ class Transformer:
         Raises:
             DataError: the image does not fit the crop or the mean.
         """
-        channels, height, width = image.shape
-        if self.crop > min(height, width):
-            raise DataError(f"is {width}x{height}, smaller than crop_size {self.crop}")
+        return self.cut(image, self.place(image, seed, *key))
+
+    def place(self, image: NDArray[Any], seed: int, *key: int) -> Place:
+        """Where the image is cut, and whether it is mirrored; arguments and errors as of a call."""
+        _, height, width = image.shape
+        window = self.window if self.window[0] else (height, width)
+        if window[0] > height or window[1] > width:
+            size = f"crop_size {self.crop}" if self.crop else f"the crop, {window[1]}x{window[0]}"
+            raise DataError(f"is {width}x{height}, smaller than {size}")
         if self.mean is not None and self.mean.shape != image.shape:
             raise DataError(f"is of shape {_text(image.shape)}, mean_file of {_text(self.mean.shape)}")
-        chances = draws(3, seed, *key) if self.mirror or (self.crop and self.train) else np.zeros(3, np.uint64)
-        mean = self.channel_means(channels) if self.mean is None else self.mean
-        if self.crop:
-            spare = (height - self.crop, width - self.crop)
-            if self.train:
-                top, left = (int(chance % (room + 1)) for chance, room in zip(chances[1:], spare, strict=True))
-            else:
-                top, left = (room // 2 for room in spare)
-            box = np.s_[:, top : top + self.crop, left : left + self.crop]
-            image = image[box]
-            mean = mean[box] if self.mean is not None and mean is not None else mean
-        out = image.astype(np.float32)
+        scattered = bool(self.window[0]) and self.train
+        chances = draws(3, seed, *key) if self.mirror or scattered else np.zeros(3, np.uint64)
+        spare = (height - window[0], width - window[1])
+        if scattered:
+            top, left = (int(chance % (room + 1)) for chance, room in zip(chances[1:], spare, strict=True))
+        else:
+            top, left = (room // 2 for room in spare)
+        return Place(top, left, window[0], window[1], self.mirror and bool(chances[0] % 2))
+
+    def cut(self, image: NDArray[Any], place: Place) -> NDArray[np.float32]:
+        """The part of an image that the net gets, as it gets it."""
+        box = np.s_[:, place.top : place.top + place.height, place.left : place.left + place.width]
+        out = image[box].astype(np.float32)
+        mean = self.channel_means(image.shape[0]) if self.mean is None else self.mean[box]
         if mean is not None:
             out -= mean
         if self.scale != 1:
             out *= self.scale
-        if self.mirror and chances[0] % 2:
-            out = out[:, :, ::-1]
-        return np.ascontiguousarray(out)
+        return np.ascontiguousarray(out[:, :, ::-1] if place.mirrored else out)
 
 
 def _text(shape: tuple[int, ...]) -> str:

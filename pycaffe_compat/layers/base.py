@@ -41,10 +41,9 @@ class LayerType:
 
 
 REGISTRY: dict[str, LayerType] = {}
-UNSUPPORTED: dict[str, str] = dict.fromkeys(
-    ("AnnotatedData", "DetectionEvaluate", "MultiBoxLoss", "VideoData"),
-    "SSD's detectors run here and are not trained: take the deploy file, whose input is an Input layer",
-)
+UNSUPPORTED: dict[str, str] = {
+    "VideoData": "cameras and video files are not read: give its frames to an Input layer",
+}
 """Known types that are not here, and what to do instead."""
 
 

@@ -39,6 +39,12 @@ class _Floor(torch.autograd.Function):
         return grad, None
 
 
+def cross_entropy(log_p: Tensor, index: Tensor, axis: int) -> Tensor:
+    """Minus the logarithm of the probability (FLT_MIN at least) of class ``index``, one a position."""
+    picked = log_p.gather(axis, index.unsqueeze(axis)).squeeze(axis)
+    return -_Floor.apply(picked, math.log(FLT_MIN))
+
+
 class _SoftmaxLoss(LossLayer):
     """What the two losses with a softmax of their own share: axis, labels, what is ignored, what is divided by.
 
@@ -77,9 +83,7 @@ class SoftmaxWithLoss(_SoftmaxLoss):
         log_p = F.log_softmax(precise(scores), self.axis)
         index, valid = class_labels(self.label, labels, self.classes, self.ignore)
         index = index.reshape(positions(scores.shape, self.axis))
-        picked = log_p.gather(self.axis, index.unsqueeze(self.axis)).squeeze(self.axis)
-        losses = -_Floor.apply(picked, math.log(FLT_MIN))
-        return self.tops_of(log_p, counted(losses, valid), valid)
+        return self.tops_of(log_p, counted(cross_entropy(log_p, index, self.axis), valid), valid)
 
 
 @register("InfogainLoss", param="infogain_loss_param", bottoms=(2, 3), tops=(1, 2))

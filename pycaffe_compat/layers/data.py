@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import HDF5Source, ImageSource, LMDBSource, MemorySource, WindowSource
+from ..data import AnnotatedSource, HDF5Source, ImageSource, LMDBSource, MemorySource, WindowSource
+from ..data.augment import FIELDS, AnnotatedTransformer
 from ..data.prefetch import Batches
 from ..data.transform import Transformer
 from ..errors import DataError, NetError
 from ..proto import caffe_pb2
+from ..proto.dialects import settings_of
+from ..proto.fields import given
 from . import fillers
 from .base import Layer, register
 
@@ -75,6 +78,13 @@ class ImageLayer(DataLayer):
 
     def transformer(self) -> Transformer:
         """The transformation, after a check that no setting stands where nobody reads it."""
+        self.check_settings()
+        for name in FIELDS:
+            if given(self.param.transform_param, name) is not None:
+                raise NetError(f"transform_param: {name} is for AnnotatedData layers")
+        return Transformer(self.param.transform_param, self.phase == caffe_pb2.TRAIN)
+
+    def check_settings(self) -> None:
         for name in self.moved:
             if self.settings.HasField(name):
                 target = "force_color" if name == "force_encoded_color" else name
@@ -84,12 +94,10 @@ class ImageLayer(DataLayer):
                 )
         if self.settings.batch_size < 1:
             raise NetError(f"batch_size {self.settings.batch_size} is not positive")
-        return Transformer(self.param.transform_param, self.phase == caffe_pb2.TRAIN)
 
 
-@register("Data", param="data_param", bottoms=0, tops=(1, 2))
-class Data(ImageLayer):
-    """Records of an LMDB in the order of their keys, round and round: images and, with a second top, labels.
+class DatabaseLayer(ImageLayer):
+    """Base of the layers with a ``data_param``.
 
     What lies at ``source`` is read, whatever ``backend`` says (Caffe's default is LEVELDB): a LevelDB is to be copied
     into an LMDB once. ``rand_skip`` is deprecated in Caffe's schema and not read, as in the last Caffe; nor is
@@ -98,11 +106,41 @@ class Data(ImageLayer):
 
     moved = (*ImageLayer.moved, "force_encoded_color")
 
+
+@register("Data", param="data_param", bottoms=0, tops=(1, 2))
+class Data(DatabaseLayer):
+    """Records of an LMDB in the order of their keys, round and round: images and, with a second top, labels."""
+
     def setup(self, *bottoms: Tensor) -> None:
-        s = self.settings
+        s, tops = self.settings, len(self.param.top)
         transformer = self.transformer()
-        tops = len(self.param.top)
         self.open(LMDBSource(s.source, transformer, s.batch_size, tops, seed=self.seed(), where=self.label))
+
+
+@register("AnnotatedData", param="data_param", bottoms=0, tops=(1, 2), fork="SSD")
+class AnnotatedData(DatabaseLayer):
+    """Records of an LMDB of AnnotatedDatum, round and round: images and, with a second top, their objects, see
+    :class:`~pycaffe_compat.data.annotated.AnnotatedSource`.
+
+    What is done to them, by ``transform_param`` and ``batch_sampler``, stands in :mod:`pycaffe_compat.data.augment`.
+    ``label_map_file`` is not read, as in the original: the records hold the labels' numbers.
+    """
+
+    def setup(self, *bottoms: Tensor) -> None:
+        s, more = self.settings, settings_of(self.param, "annotated_data_param")
+        self.check_settings()
+        train = self.phase == caffe_pb2.TRAIN
+        self.open(
+            AnnotatedSource(
+                s.source,
+                AnnotatedTransformer(self.param.transform_param, train, more.batch_sampler),
+                s.batch_size,
+                len(self.param.top),
+                boxes=more.HasField("anno_type"),
+                seed=self.seed(),
+                where=self.label,
+            )
+        )
 
 
 @register("ImageData", param="image_data_param", bottoms=0, tops=2)

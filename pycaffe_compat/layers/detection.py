@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, NetError
+from ..proto.fields import word
 from . import boxes as box
 from .base import Layer, fixed, register, shape_text
 
@@ -154,6 +155,26 @@ class PriorBox(Layer):
 # --------------------------------------------------------------------------------------------------------- detections
 
 
+def check_predictions(loc: Tensor, conf: Tensor, prior: Tensor, classes: int, loc_classes: int) -> None:
+    """NetError unless there are locations and confidences for each of PriorBox's boxes."""
+    if prior.ndim < 3 or prior.shape[:2] != (1, 2) or prior.shape[2:].numel() % 4:
+        raise NetError(f"the third bottom is PriorBox's, 1 x 2 x 4 P, not {shape_text(prior.shape)}")
+    count = prior.shape[2:].numel() // 4
+    for name, x, each in (("locations", loc, 4 * loc_classes), ("confidences", conf, classes)):
+        if x.ndim < 2 or x.shape[0] != loc.shape[0] or x.shape[1:].numel() != count * each:
+            want = f"N x {count * each}, {each} for each of {count} prior boxes"
+            raise NetError(f"{name} of shape {shape_text(x.shape)} must be {want}")
+
+
+def check_sizes(where: str, priors: Tensor, code: str) -> None:
+    """DataError where a prior box (P, 4) has no size and the code is in units of it."""
+    if code == "CORNER" or priors.is_meta or torch.compiler.is_compiling():
+        return
+    flat = ~(priors[:, 2:] > priors[:, :2]).all(1)
+    if bool(flat.any()):
+        raise DataError(f"{where}: prior box {int(flat.nonzero()[0])} has no size: {code} needs one")
+
+
 @torch.library.custom_op("pycaffe_compat::detections", mutates_args=())
 def detections(
     boxes: Tensor,
@@ -235,15 +256,9 @@ class DetectionOutput(Layer):
             raise NetError(f"nms_threshold {nms.nms_threshold:g} is negative")
         if not 0 < nms.eta <= 1:
             raise NetError(f"eta {nms.eta:g} is not in 0..1 (0 excluded)")
-        if prior.ndim < 3 or prior.shape[:2] != (1, 2) or prior.shape[2:].numel() % 4:
-            raise NetError(f"the third bottom is PriorBox's, 1 x 2 x 4 P, not {shape_text(prior.shape)}")
-        count = prior.shape[2:].numel() // 4
         self.classes, self.loc_classes = s.num_classes, 1 if s.share_location else s.num_classes
-        for name, x, each in (("locations", loc, 4 * self.loc_classes), ("confidences", conf, self.classes)):
-            if x.ndim < 2 or x.shape[0] != loc.shape[0] or x.shape[1:].numel() != count * each:
-                want = f"N x {count * each}, {each} for each of {count} prior boxes"
-                raise NetError(f"{name} of shape {shape_text(x.shape)} must be {want}")
-        self.code = type(s).DESCRIPTOR.fields_by_name["code_type"].enum_type.values_by_number[s.code_type].name
+        check_predictions(loc, conf, prior, self.classes, self.loc_classes)
+        self.code = word(s, "code_type")
         self.variance_in_target = s.variance_encoded_in_target
         threshold = s.confidence_threshold if s.HasField("confidence_threshold") else float(np.finfo(np.float32).min)
         top_k = nms.top_k if nms.HasField("top_k") else -1
@@ -254,10 +269,7 @@ class DetectionOutput(Layer):
 
     def forward(self, loc: Tensor, conf: Tensor, prior: Tensor) -> Tensor:  # type: ignore[override]
         priors, variances = prior.detach().reshape(2, -1, 4)
-        if self.code != "CORNER" and not torch.compiler.is_compiling():
-            flat = ~(priors[:, 2:] > priors[:, :2]).all(1)
-            if bool(flat.any()):
-                raise DataError(f"{self.label}: prior box {int(flat.nonzero()[0])} has no size: {self.code} needs one")
+        check_sizes(self.label, priors, self.code)
         places = loc.detach().reshape(loc.shape[0], -1, self.loc_classes, 4).transpose(1, 2)
         boxes = box.decode(places, priors, None if self.variance_in_target else variances, self.code)
         scores = conf.detach().reshape(conf.shape[0], -1, self.classes).transpose(1, 2)

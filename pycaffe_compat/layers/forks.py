@@ -223,6 +223,12 @@ class L1Loss(LossLayer):
         return (precise(x) - precise(y).reshape(x.shape)).abs().sum() / x.shape[0]
 
 
+def smooth_l1(difference: Tensor, square: float = 1) -> Tensor:
+    """square d^2 / 2 where the absolute value of d is below 1 / square, and it less 1 / (2 square) beyond."""
+    size = difference.abs()
+    return torch.where(size < 1 / square, 0.5 * square * difference.square(), size - 0.5 / square)
+
+
 @register("SmoothL1Loss", param="smooth_l1_loss_param", bottoms=(2, 4), fork="Fast R-CNN, SSD")
 class SmoothL1Loss(LossLayer):
     """The sum of w_out f(w_in (x - y)) over the batch size, with f(d) = sigma^2 d^2 / 2 for |d| below 1 / sigma^2 and
@@ -250,8 +256,7 @@ class SmoothL1Loss(LossLayer):
         difference = precise(x) - precise(y).reshape(x.shape)
         if inside is not None:
             difference = difference * inside.detach().reshape(x.shape)
-        size = difference.abs()
-        losses = torch.where(size < 1 / self.square, 0.5 * self.square * difference.square(), size - 0.5 / self.square)
+        losses = smooth_l1(difference, self.square)
         if outside is not None:
             losses = losses * outside.detach().reshape(x.shape)
         return losses.sum() / (1 if self.undivided else x.shape[0])

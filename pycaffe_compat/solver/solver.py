@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from torch import Tensor
 
 from .. import log, resources
+from ..detection_scores import VERSIONS, average_precisions
 from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
 from ..graph import Graph, as_source, share_parameters
@@ -161,6 +162,10 @@ class Solver:
                 raise SolverError(f"{self.where}: {name} is {getattr(param, name)}; it must not be negative")
         if param.average_loss < 1:
             raise SolverError(f"{self.where}: average_loss is {param.average_loss}; it must be at least 1")
+        for name, words in (("eval_type", ("classification", "detection")), ("ap_version", VERSIONS)):
+            word = getattr(param, name, words[0])  # SSD's: other dialects have neither
+            if word not in words:
+                raise SolverError(f'{self.where}: {name} is "{word}"; it is one of {", ".join(words)}')
         return param
 
     # ----------------------------------------------------------------------------------------------- the nets
@@ -474,6 +479,7 @@ class Solver:
         graph, passes = self.test_graphs[index], self.param.test_iter[index]
         log.info(f"Iteration {self.iter}, Testing net (#{index})", "solver.cpp:347")
         sums: dict[str, list[float]] = {}
+        tables: dict[str, list[Any]] = {}  # of detections, which are not averaged but ranked
         total = 0.0
         with (
             torch.no_grad(),
@@ -491,6 +497,9 @@ class Solver:
                 if self.param.test_compute_loss:
                     total += float(loss)
                 for name in graph.outputs:
+                    if self._detection:
+                        tables.setdefault(name, []).append(self._scored(name, blobs[name]))
+                        continue
                     values = _values(blobs[name])
                     sums[name] = (
                         [a + b for a, b in zip(sums[name], values, strict=True)] if name in sums else values
@@ -498,8 +507,31 @@ class Solver:
         if self.param.test_compute_loss and passes:
             log.info(f"Test loss: {log.number(total / passes)}", "solver.cpp:401")
         means = {name: [value / passes for value in values] for name, values in sums.items()}
+        means |= {name: [self._mean_precision(np.concatenate(rows))] for name, rows in tables.items()}
         self._log_outputs("Test", graph, means, "solver.cpp:414")
         return means
+
+    @property
+    def _detection(self) -> bool:
+        """Whether tests score detections (SSD's ``eval_type``)."""
+        return getattr(self.param, "eval_type", "classification") == "detection"
+
+    def _scored(self, name: str, blob: torch.Tensor) -> Any:
+        """An output of DetectionEvaluate as rows of 5."""
+        if not blob.ndim or blob.shape[-1] != 5:
+            raise SolverError(
+                f'{self.where}: eval_type "detection" is for test nets whose outputs are DetectionEvaluate\'s tops: '
+                f'"{name}" is none, end it in a Silence layer'
+            )
+        return blob.detach().cpu().double().numpy().reshape(-1, 5)
+
+    def _mean_precision(self, rows: Any) -> float:
+        """Mean over the classes of the average precision, 0 of classes without objects or detections."""
+        precisions = average_precisions(rows, self.param.ap_version)
+        if self.param.show_per_class_result:
+            for label, value in precisions.items():
+                log.info(f"class{label}: {log.number(value)}", "solver.cpp:543")
+        return sum(precisions.values()) / max(1, len(precisions))
 
     def _obey_while_testing(self) -> None:
         while (request := self._requested()) is not Action.NONE:

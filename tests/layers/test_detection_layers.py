@@ -213,7 +213,6 @@ BAD = [
     (detect("num_classes: 3 nms_param { eta: 0 }"), [(1, 8), (1, 6), PRIORS], "eta 0 is not in 0..1"),
     (detect("num_classes: 3 nms_param { nms_threshold: -1 }"), [(1, 8), (1, 6), PRIORS], "nms_threshold -1 is negative"),
     (detect("num_classes: 3 save_output_param { output_directory: 'x' }"), [(1, 8), (1, 6), PRIORS], "writes no files and pictures"),
-    (op("MultiBoxLoss", "multibox_loss_param { num_classes: 3 }", 3), [(1, 8), (1, 6), PRIORS], 'layer type "MultiBoxLoss" is not supported: SSD\'s detectors run here and are not trained'),
     (detect("num_classes: 3 visualize: true"), [(1, 8), (1, 6), PRIORS], "writes no files and pictures"),
 ]  # fmt: skip
 

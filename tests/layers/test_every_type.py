@@ -26,6 +26,7 @@ from tests.layers.harness import build, ids, op, values
 HERE = Path(__file__).resolve().parent
 # Types whose tests are not rows of a table.
 ELSEWHERE = {
+    "AnnotatedData": "tests/data_sources/test_annotated_source.py",
     "HDF5Data": "tests/data_sources/test_hdf5_source.py",
     "Input": "every row",
     "Python": "tests/layers/test_layers.py",
