@@ -29,7 +29,7 @@ from .proto.dialects import Dialect, candidates
 from .proto.hdf5 import SIGNATURE
 from .proto.source import NetSource
 from .proto.text import read_text
-from .proto.textformat import Problem, TextError, fill, parse_entries
+from .proto.textformat import Problem, TextError, fill, lost, parse_entries
 from .proto.upgrade import upgrade_net
 from .weights import Weights, read_weights
 
@@ -121,7 +121,7 @@ def _read(path: str, dialect: str | os.PathLike[str] | Dialect | None, report: R
         for candidate in candidates(dialect):
             message = candidate["NetParameter"]()
             problems = fill(message, entries)
-            if best is None or len(problems) < len(best[0]):
+            if best is None or lost(problems) < lost(best[0]):
                 best = problems, candidate, message
             if not problems:
                 break
@@ -169,8 +169,9 @@ def _remedy_of(problem: Problem, chosen: Dialect) -> str:
         if candidate.name != chosen.name and found is not None and problem.unknown in found.DESCRIPTOR.fields_by_name:
             holders.append(candidate.name)
     if holders:
-        more = "which lacks other fields of this file" if len(holders) == 1 else "which lack other fields of this file"
-        return f"dialect {' and '.join(holders)} has it, {more}: give the fork's own schema, --dialect FILE.proto"
+        *first, last = holders
+        who = f"dialects {', '.join(first)} and {last} have it, which lack" if first else f"dialect {last} has it, which lacks"
+        return f"{who} other fields of this file: give the fork's own schema, --dialect FILE.proto"
     if problem.hint:
         return ""
     return "no dialect has it: delete it, or give the fork's own schema, --dialect FILE.proto"

@@ -101,6 +101,14 @@ FAULTS: list[tuple[str, list[str], bool]] = [
         ],
         False,
     ),
+    (  # SSD's schema lacks two fields of it, stock Caffe's only one, and with it all that is within
+        IN + 'layer { name: "a" type: "Permute" bottom: "x" top: "a" permute_param { order: 0 order: 2 order: 1 ordre: 3 ordre: 0 } }\n',
+        [
+            'error: net.prototxt:2:99: layer "a": PermuteParameter has no field "ordre"; did you mean "order"?',
+            'error: net.prototxt:2:108: layer "a": PermuteParameter has no field "ordre"; did you mean "order"?',
+        ],
+        False,
+    ),
     (
         IN + 'layer { name: "a" type: "Scale" bottom: "x" top: "a" include { phase: TRAIN } exclude { phase: TEST } }\n',
         ['error: net.prototxt:2: layer "a" has both include and exclude rules: use one'],
