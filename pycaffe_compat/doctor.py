@@ -170,7 +170,11 @@ def _remedy_of(problem: Problem, chosen: Dialect) -> str:
             holders.append(candidate.name)
     if holders:
         *first, last = holders
-        who = f"dialects {', '.join(first)} and {last} have it, which lack" if first else f"dialect {last} has it, which lacks"
+        who = (
+            f"dialects {', '.join(first)} and {last} have it, which lack"
+            if first
+            else f"dialect {last} has it, which lacks"
+        )
         return f"{who} other fields of this file: give the fork's own schema, --dialect FILE.proto"
     if problem.hint:
         return ""
@@ -196,6 +200,10 @@ class _Examined(Graph):
 
     def __init__(self, source: NetSource, state: dict[str, Any], report: Report) -> None:
         self.report = report
+        self.writers: dict[str, list[Any]] = {}  # blob -> the layers that write it, in any state
+        for layer in source.param.layer:
+            for top in layer.top:
+                self.writers.setdefault(top, []).append(layer)
         self.unknown: dict[str, str] = {}  # blob -> label of the layer at fault that its shape is not known
         self.behind: dict[str, list[str]] = {}  # label -> the layers that could not be examined for its fault
         super().__init__(source, **state)
@@ -205,6 +213,8 @@ class _Examined(Graph):
         lacking = next((name for name in node.bottoms if name in unknown), None)
         if node.type not in REGISTRY:
             remedy = "write it as a class (CONTRIBUTING.md shows how) and import its module: --import MODULE"
+            if node.tops and not node.bottoms:
+                remedy += f"; {_shapes_remedy(node)}"
             hint = did_you_mean(node.type, REGISTRY)
             report.add(ERROR, node.label, f'the layer type "{node.type}" is not known here{hint}', remedy)
         elif lacking is not None:
@@ -216,7 +226,7 @@ class _Examined(Graph):
             except Exception as error:  # a Python layer's own code may raise anything
                 text = str(error) if isinstance(error, CaffeError) else f"{type(error).__name__}: {error}"
                 text = text.removeprefix(node.label).lstrip(": ")
-                report.add(ERROR, node.label, text, _data_remedy(node) if isinstance(error, DataError) else "")
+                report.add(ERROR, node.label, text, self._remedy(node, error, blobs))
             else:
                 for name in node.tops:
                     unknown.pop(name, None)
@@ -226,13 +236,37 @@ class _Examined(Graph):
             blobs.pop(name, None)
             unknown[name] = origin
 
+    def _remedy(self, node: Node, error: Exception, blobs: dict[str, Tensor]) -> str:
+        missing = next((name for name in node.bottoms if name not in blobs), None)
+        if missing is not None:
+            layers = self.writers.get(missing, [])
+            stages = sorted({stage for layer in layers for rule in layer.include for stage in rule.stage})
+            if not layers:
+                return f"if it is an input, --shape {missing}=N,C,H,W puts it in front"
+            return f"layers of other stages write it: --stage {' or '.join(stages)}" if stages else ""
+        if not isinstance(error, DataError):
+            return ""
+        return _MAKERS.get(node.type, "") + _shapes_remedy(node)
+
 
 _MAKERS = {"Data": "convert_imageset makes such a database of images; ", "HDF5Data": "h5py writes such files; "}
 
 
-def _data_remedy(node: Node) -> str:
-    shape = f"--shape {node.tops[0]}=N,C,H,W" if node.tops else "--shape"
-    return f"{_MAKERS.get(node.type, '')}without the data, {shape} examines the layers behind it"
+def _shapes_remedy(node: Node) -> str:
+    """How to go on without the data: shapes of the layer's blobs, as far as its settings tell them."""
+    param = node.param
+    batch, size = "N", "H,W"
+    for descriptor, settings in param.ListFields():
+        if descriptor.name.endswith("data_param") and getattr(settings, "batch_size", 0):
+            batch = str(settings.batch_size)
+    if param.transform_param.crop_size:
+        size = f"{param.transform_param.crop_size},{param.transform_param.crop_size}"
+    elif param.image_data_param.new_height and param.image_data_param.new_width:
+        size = f"{param.image_data_param.new_height},{param.image_data_param.new_width}"
+    shapes = [
+        f"--shape {name}={batch},C,{size}" if i == 0 else f"--shape {name}={batch}" for i, name in enumerate(node.tops)
+    ]
+    return f"without the data, {' '.join(shapes)} examines the layers behind it"
 
 
 def _build(

@@ -153,6 +153,33 @@ def test_all_faults_at_once(text: str, expected: list[str], runs: bool, net: Pat
     assert report.runs == runs
 
 
+DATA = 'layer { name: "d" type: "Data" top: "x" top: "l" transform_param { crop_size: 9 } data_param { source: "no" batch_size: 4 backend: LMDB } }\n'
+IMAGES = DATA.replace('"Data"', '"ImageData"').replace("crop_size: 9", "").replace("data_param", "image_data_param").replace("backend: LMDB", "new_height: 7 new_width: 8")
+MISSING = [
+    (DATA, "--shape x=4,C,9,9 --shape l=4 examines"),
+    (IMAGES, "--shape x=4,C,7,8 --shape l=4 examines"),
+    (DATA.replace('"Data"', '"FormulaData"'), "--import MODULE; without the data, --shape x=4,C,9,9 --shape l=4 examines"),
+    (FC, "if it is an input, --shape c=N,C,H,W puts it in front"),
+    (IN.replace('top: "x"', 'top: "c" include { stage: "deploy" }') + FC, "layers of other stages write it: --stage deploy"),
+    (IN.replace('top: "x"', 'top: "c" include { phase: TRAIN }') + FC, 'bottom "c" is produced by no layer above'),
+]
+
+
+@pytest.mark.parametrize(("text", "end"), MISSING)
+def test_what_is_missing_is_told_with_what_to_write(text: str, end: str, net: Path) -> None:
+    net.write_text(text)
+    errors = [line for line in told(examine(net, phase=TEST)) if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert end in errors[0]
+
+
+def test_a_shape_is_an_input_that_the_file_leaves_out(net: Path) -> None:
+    net.write_text(CONV + FC)
+    assert examine(net, shapes={"x": (1, 2, 6, 6)}).runs
+    assert told(examine(net, shapes={"x": (1, 2, 2, 2)}))[0].startswith('error: net.prototxt:1: layer "c" (Convolution): kernel')
+    assert told(examine(net, shapes={"z": (1, 2, 6, 6)})) == ['error: net.prototxt: no data layer writes "z"']
+
+
 def test_a_shape_stands_for_data_that_are_not_there(net: Path) -> None:
     data = 'layer { name: "d" type: "HDF5Data" top: "x" hdf5_data_param { source: "no.txt" batch_size: 2 } }\n'
     net.write_text(data + CONV.replace("kernel_size: 3", "kernel_size: 9") + FC)
