@@ -133,9 +133,16 @@ def _read(path: str, dialect: str | os.PathLike[str] | Dialect | None, report: R
         return None
     assert best
     problems, chosen, message = best
+    kinds: dict[str, list[Problem]] = {}  # a field that is not known is not known in each layer of a type
     for problem in problems:
+        kinds.setdefault(problem.text, []).append(problem)
+    for problem, *others in kinds.values():
         where = f"{path}:{problem.line}:{problem.column}" + (f': layer "{problem.layer}"' if problem.layer else "")
-        report.add(ERROR, where, problem.text + problem.hint, _remedy_of(problem, chosen))
+        text = problem.text + problem.hint
+        if others:
+            lines = ", ".join(str(other.line) for other in others[:4]) + (", ..." if len(others) > 4 else "")
+            text += f" ({len(others) + 1} times: also in line {lines})"
+        report.add(ERROR, where, text, _remedy_of(problem, chosen))
     if chosen.name != "bvlc" and not problems:
         report.add(NOTE, path, f'is in the dialect "{chosen.name}", which is read as it is')
     _tell_format(message, path, report)
@@ -213,7 +220,7 @@ class _Examined(Graph):
         lacking = next((name for name in node.bottoms if name in unknown), None)
         if node.type not in REGISTRY:
             remedy = "write it as a class (CONTRIBUTING.md shows how) and import its module: --import MODULE"
-            if node.tops and not node.bottoms:
+            if node.tops:
                 remedy += f"; {_shapes_remedy(node)}"
             hint = did_you_mean(node.type, REGISTRY)
             report.add(ERROR, node.label, f'the layer type "{node.type}" is not known here{hint}', remedy)
@@ -240,20 +247,27 @@ class _Examined(Graph):
         missing = next((name for name in node.bottoms if name not in blobs), None)
         if missing is not None:
             layers = self.writers.get(missing, [])
-            stages = sorted({stage for layer in layers for rule in layer.include for stage in rule.stage})
+            rules = [rule for layer in layers for rule in layer.include]
+            stages = sorted({f"--stage {stage}" for rule in rules for stage in rule.stage})
+            phases = sorted({f"--phase {_PHASES[rule.phase]}" for rule in rules if rule.HasField("phase")})
             if not layers:
                 return f"if it is an input, --shape {missing}=N,C,H,W puts it in front"
-            return f"layers of other stages write it: --stage {' or '.join(stages)}" if stages else ""
+            return f"layers of other states write it: {' or '.join(stages + phases)}" if stages or phases else ""
+        if node.type == "Python" and node.tops:
+            return _shapes_remedy(node)
         if not isinstance(error, DataError):
             return ""
         return _MAKERS.get(node.type, "") + _shapes_remedy(node)
 
 
+_PHASES = ("TRAIN", "TEST")
 _MAKERS = {"Data": "convert_imageset makes such a database of images; ", "HDF5Data": "h5py writes such files; "}
 
 
 def _shapes_remedy(node: Node) -> str:
-    """How to go on without the data: shapes of the layer's blobs, as far as its settings tell them."""
+    """How to go on without the layer: shapes of its blobs, as far as a data layer's settings tell them."""
+    if node.bottoms:
+        return f"without the layer, {' '.join(f'--shape {name}=N,...' for name in node.tops)} examines those behind it"
     param = node.param
     batch, size = "N", "H,W"
     for descriptor, settings in param.ListFields():

@@ -1,7 +1,8 @@
 """Shapes in the place of data: a net examined, drawn up or exported without the databases that its layers read.
 
 Some files leave the input out altogether: what trains with them (DIGITS) puts it in front. A shape for a blob that
-layers read and none writes is such an input.
+layers read and none writes is such an input. And a layer whose code is not at hand (Python, or a type that is not
+known) may be left out: its tops become inputs.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .errors import NetError
+from .layers.base import REGISTRY
 from .naming import did_you_mean
 from .proto.source import NetSource
 
 
 def as_inputs(source: NetSource, shapes: Mapping[str, Sequence[int]]) -> tuple[NetSource, list[str]]:
-    """The net with Input layers of the given shapes where layers without bottoms write these blobs, or none does.
+    """The net with Input layers of the given shapes where layers write these blobs that read data, or cannot be run.
 
     Args:
         shapes: blob -> shape. An Input layer's own may be given another.
@@ -30,7 +32,11 @@ def as_inputs(source: NetSource, shapes: Mapping[str, Sequence[int]]) -> tuple[N
         return source, []
     param = type(source.param)()
     param.CopyFrom(source.param)
-    heads = [(i, layer) for i, layer in enumerate(param.layer) if not layer.bottom]
+    heads = [
+        (i, layer)
+        for i, layer in enumerate(param.layer)
+        if not layer.bottom or layer.type == "Python" or layer.type not in REGISTRY
+    ]
     tops = [top for _, layer in heads for top in layer.top]
     written = {top for layer in param.layer for top in layer.top}
     left_out = {name for layer in param.layer for name in layer.bottom} - written

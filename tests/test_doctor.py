@@ -104,8 +104,7 @@ FAULTS: list[tuple[str, list[str], bool]] = [
     (  # SSD's schema lacks two fields of it, stock Caffe's only one, and with it all that is within
         IN + 'layer { name: "a" type: "Permute" bottom: "x" top: "a" permute_param { order: 0 order: 2 order: 1 ordre: 3 ordre: 0 } }\n',
         [
-            'error: net.prototxt:2:99: layer "a": PermuteParameter has no field "ordre"; did you mean "order"?',
-            'error: net.prototxt:2:108: layer "a": PermuteParameter has no field "ordre"; did you mean "order"?',
+            'error: net.prototxt:2:99: layer "a": PermuteParameter has no field "ordre"; did you mean "order"? (2 times: also in line 2)',
         ],
         False,
     ),
@@ -160,8 +159,16 @@ MISSING = [
     (IMAGES, "--shape x=4,C,7,8 --shape l=4 examines"),
     (DATA.replace('"Data"', '"FormulaData"'), "--import MODULE; without the data, --shape x=4,C,9,9 --shape l=4 examines"),
     (FC, "if it is an input, --shape c=N,C,H,W puts it in front"),
-    (IN.replace('top: "x"', 'top: "c" include { stage: "deploy" }') + FC, "layers of other stages write it: --stage deploy"),
-    (IN.replace('top: "x"', 'top: "c" include { phase: TRAIN }') + FC, 'bottom "c" is produced by no layer above'),
+    (IN.replace('top: "x"', 'top: "c" include { stage: "deploy" }') + FC, "layers of other states write it: --stage deploy"),
+    (IN.replace('top: "x"', 'top: "c" include { phase: TRAIN }') + FC, "layers of other states write it: --phase TRAIN"),
+    (
+        IN + 'layer { name: "p" type: "Python" bottom: "x" top: "c" top: "d" python_param { module: "rpn.proposal" layer: "P" } }\n' + FC,
+        "is its folder on PYTHONPATH?: without the layer, --shape c=N,... --shape d=N,... examines those behind it",
+    ),
+    (
+        IN + 'layer { name: "p" type: "Proposal" bottom: "x" top: "c" }\n' + FC,
+        "--import MODULE; without the layer, --shape c=N,... examines those behind it",
+    ),
 ]
 
 
@@ -171,6 +178,24 @@ def test_what_is_missing_is_told_with_what_to_write(text: str, end: str, net: Pa
     errors = [line for line in told(examine(net, phase=TEST)) if line.startswith("error: ")]
     assert len(errors) == 1
     assert end in errors[0]
+
+
+@pytest.mark.parametrize("kind", ['"Python"', '"Proposal"'])
+def test_shapes_stand_for_a_layer_whose_code_is_not_there(kind: str, net: Path) -> None:
+    net.write_text(IN + f'layer {{ name: "p" type: {kind} bottom: "x" top: "c" top: "d" }}\n' + FC)
+    report = examine(net, shapes={"c": (3, 5), "d": (3,)})
+    assert report.runs and report.onnx
+    assert told(examine(net, shapes={"c": (3, 5)}))[0].endswith('give "d" a shape too')
+    assert not examine(net, shapes={"f": (3, 5)}).runs  # a layer that runs here stays
+
+
+def test_a_field_that_many_layers_have_is_told_once(net: Path) -> None:
+    bad = 'layer { name: "n" type: "ReLU" bottom: "x" top: "x" relu_param { colour: 3 } }\n'
+    net.write_text(IN + 7 * bad)
+    assert told(examine(net)) == [
+        'error: net.prototxt:2:66: layer "n": ReLUParameter has no field "colour" (7 times: also in line 3, 4, 5, 6, ...): no dialect '
+        "has it: delete it, or give the fork's own schema, --dialect FILE.proto"
+    ]
 
 
 def test_a_shape_is_an_input_that_the_file_leaves_out(net: Path) -> None:

@@ -103,13 +103,16 @@ class ScaledBatchNorm(nn.Module):
 class BN(Layer):
     """(x - mean) / sqrt(variance + eps) for each channel (axis 1), times a learned scale, plus a learned shift.
 
-    Two forks have a type of this name; the fields of ``bn_param`` tell which one it is.
+    Three types have this name; the fields of ``bn_param`` tell which one it is.
 
     PSPNet's (``slope_filler``, ``bias_filler``, ``momentum``, ``eps``, ``frozen``) has four blobs (1, C, 1, 1): scale,
     shift, mean, variance. In TRAIN the batch's own mean and variance are taken, and the last two blobs become
     ``momentum`` times themselves plus 1 - ``momentum`` times these (the variance being the one that the batch is
     divided by, not the unbiased one); in TEST, or if ``frozen``, the blobs are taken. No solver touches these two, nor
     any of the four if ``frozen``.
+
+    An older one (``moving_average``, ``decay``, ``var_eps``; the first nets of PSPNet) has the same blobs: ``decay`` is
+    1 - momentum, and without ``moving_average`` the batch's own mean and variance are taken in TEST too.
 
     SegNet's (``scale_filler``, ``shift_filler``, ``bn_mode``) has two: scale and shift. Mode LEARN takes the batch's
     own mean and variance in TEST too, eps is 1e-9; INFERENCE is scale x + shift alone, its blobs made for that by a
@@ -127,20 +130,24 @@ class BN(Layer):
         s = self.settings
         if not 2 <= x.ndim <= 4:
             raise NetError(f"BN takes 2 to 4 axes, channels being the second, not {shape_text(x.shape)}")
-        theirs = {"slope_filler", "bias_filler", "momentum", "eps", "frozen"}
-        segnet = {"scale_filler", "shift_filler", "bn_mode"}
-        given = {descriptor.name for descriptor, _ in s.ListFields()}
-        if given & theirs and given & segnet:
-            mixed = f"{', '.join(sorted(given & theirs))} and {', '.join(sorted(given & segnet))}"
-            raise NetError(f"bn_param has fields of two forks, {mixed}: keep PSPNet's or SegNet's")
-        self.statistics = not given & segnet
-        self.affine = not self.statistics and s.bn_mode == s.INFERENCE
+        given = {descriptor.name for descriptor, _ in s.ListFields()} - {"engine"}
+        new = given & {"slope_filler", "bias_filler", "momentum", "eps", "frozen"}
+        old = given & {"moving_average", "decay", "var_eps"}
+        if (new and given - new) or (old and "bn_mode" in given):
+            one, other = (new, given - new) if new else (old, {"bn_mode"})
+            mixed = f"{', '.join(sorted(one))} and {', '.join(sorted(other))}"
+            raise NetError(f"bn_param has fields of two forks, {mixed}: keep those of one")
+        segnet = bool(given) and not new and not old
+        self.statistics = not segnet
+        self.affine = segnet and s.bn_mode == s.INFERENCE
         shape = (1, x.shape[1], 1, 1)
-        self.add_blob("scale", shape, s.slope_filler if self.statistics else s.scale_filler)
-        self.add_blob("shift", shape, s.bias_filler if self.statistics else s.shift_filler)
-        self.eps: float = s.eps if self.statistics else 1e-9
-        self.momentum: float = s.momentum
-        self.global_stats = self.statistics and (s.frozen or self.phase == caffe_pb2.TEST)
+        self.add_blob("scale", shape, s.scale_filler if segnet or old else s.slope_filler)
+        self.add_blob("shift", shape, s.shift_filler if segnet or old else s.bias_filler)
+        self.eps: float = 1e-9 if segnet else s.var_eps if old else s.eps
+        self.momentum: float = 1 - s.decay if old else s.momentum
+        testing = self.phase == caffe_pb2.TEST
+        self.global_stats = self.statistics and (testing and s.moving_average if old else testing or s.frozen)
+        self.keeping = self.statistics and not testing
         if self.statistics:
             self.add_blob("mean", shape)
             self.add_blob("variance", shape, caffe_pb2.FillerParameter(value=1) if s.frozen else None)
@@ -159,9 +166,9 @@ class BN(Layer):
             return F.batch_norm(x, kept[0], kept[1], scale, shift, False, 0.0, self.eps)
         with torch.no_grad():
             variance, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
-            for statistic, value in zip(kept, (mean, variance), strict=False):  # SegNet's keeps none
+            for statistic, value in zip(kept if self.keeping else [], (mean, variance), strict=False):
                 statistic.mul_(self.momentum).add_(value, alpha=1 - self.momentum)
-        # Values around 0 first: PyTorch multiplies before it subtracts, by up to 30000 with SegNet's eps.
+        # Values around 0 first: PyTorch multiplies before it subtracts, by up to 100000 with these eps.
         return torch.batch_norm(x - mean.reshape(each), scale, shift, None, None, True, 0.0, self.eps, False)
 
 

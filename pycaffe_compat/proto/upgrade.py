@@ -324,8 +324,13 @@ def _freeze_statistics(param: Any) -> None:
 
 
 def _fill_holes(source: NetSource) -> None:
-    """DeepLab's ``hole`` (or ``hole_h`` and ``hole_w``) of convolutions is what BVLC's Caffe named ``dilation``."""
+    """DeepLab's ``hole`` (or ``hole_h`` and ``hole_w``) of convolutions is what BVLC's Caffe named ``dilation``.
+
+    A convolution that can have one was a type of its own for a while, HoleConvolution.
+    """
     for index, layer in enumerate(source.param.layer):
+        if layer.type == "HoleConvolution":
+            layer.type = "Convolution"
         settings = layer.convolution_param
         if "hole" not in settings.DESCRIPTOR.fields_by_name:
             return

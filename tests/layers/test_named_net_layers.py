@@ -115,6 +115,8 @@ TABLE: list[Row] = [
     (bn(PSPNET), [(3, 4, 2, 3)], lambda x, p: [by_batch(x[0], p[0], p[1], 1e-5)]),
     (bn(f"{PSPNET} eps: 0.5 momentum: 0.2"), [(5, 4)], lambda x, p: [by_batch(x[0], p[0], p[1], 0.5)]),
     (bn(f"{PSPNET} frozen: true eps: 3"), [(2, 3, 2, 2)], lambda x, p: [x[0] / 2 * p[0] + p[1]]),
+    (bn(f"{SEGNET} moving_average: true decay: 0.05 var_eps: 0.5"), [(3, 4, 2, 3)], lambda x, p: [by_batch(x[0], p[0], p[1], 0.5)]),
+    (bn(f"{SEGNET} decay: 0.05"), [(3, 4, 2, 3)], lambda x, p: [by_batch(x[0], p[0], p[1], 1e-10)]),
     (bn(SEGNET), [(3, 4, 2, 3)], lambda x, p: [by_batch(x[0], p[0], p[1], 1e-9)]),
     (bn(f"{SEGNET} bn_mode: INFERENCE"), [(2, 4, 2, 3)], lambda x, p: [x[0] * p[0] + p[1]]),
     (bn(f"{SEGNET} bn_mode: INFERENCE"), [(2, 4)], lambda x, p: [x[0] * p[0].ravel() + p[1].ravel()]),
@@ -140,6 +142,7 @@ TABLE: list[Row] = [
 BAD = [
     (bn(""), [(4,)], "BN takes 2 to 4 axes, channels being the second, not 4"),
     (bn(f"{PSPNET} bn_mode: LEARN"), [(2, 3, 4, 4)], "bn_param has fields of two forks, bias_filler, slope_filler and bn_mode: keep"),
+    (bn(f"{SEGNET} bn_mode: LEARN decay: 1"), [(2, 3, 4, 4)], "bn_param has fields of two forks, decay and bn_mode: keep"),
     (psroi("output_dim: 2 group_size: 2 spatial_scale: 1"), [(1, 7, 5, 5), (3, 5)], "is 2 x 2 x 2 = 8 channels, the first bottom has 7"),
     (psroi("output_dim: 2 group_size: 0 spatial_scale: 1"), [(1, 8, 5, 5), (3, 5)], "output_dim 2 and group_size 0 must be positive"),
     (psroi("output_dim: 2 group_size: 2 spatial_scale: -1"), [(1, 8, 5, 5), (3, 5)], "spatial_scale -1 is not positive"),
@@ -176,8 +179,9 @@ def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -
 # ---------------------------------------------------------------------------------------------------- the edges of it
 
 
-def test_bn_keeps_statistics_in_training_and_takes_them_in_testing() -> None:
-    train = build(bn(f"{PSPNET} momentum: 0.75 eps: 0.1"), [(3, 4, 2, 3)], TRAIN)
+@pytest.mark.parametrize("settings", [f"{PSPNET} momentum: 0.75 eps: 0.1", f"{SEGNET} moving_average: true decay: 0.25 var_eps: 0.1"])
+def test_bn_keeps_statistics_in_training_and_takes_them_in_testing(settings: str) -> None:
+    train = build(bn(settings), [(3, 4, 2, 3)], TRAIN)
     mean, variance = np.zeros(4), np.zeros(4)
     for _ in range(3):
         x = RNG.standard_normal((3, 4, 2, 3)).astype(np.float32) + 2
@@ -187,15 +191,24 @@ def test_bn_keeps_statistics_in_training_and_takes_them_in_testing() -> None:
     scale, shift, *kept = train.weights()["op"]
     assert [blob.shape for blob in (scale, shift, *kept)] == [(1, 4, 1, 1)] * 4
     np.testing.assert_allclose(np.ravel(kept), np.concatenate([mean, variance]), rtol=1e-5)
-    test = build(bn(f"{PSPNET} eps: 0.1"), [(3, 4, 2, 3)], TEST)
+    test = build(bn(settings), [(3, 4, 2, 3)], TEST)
     test.load_weights(train.weights())
     want = (x - mean.reshape(1, 4, 1, 1)) / np.sqrt(variance.reshape(1, 4, 1, 1) + 0.1) * scale + shift
     np.testing.assert_allclose(test.run(torch.from_numpy(x))["y"].detach().numpy(), want, rtol=1e-4, atol=1e-5)
 
 
+def test_bn_without_a_moving_average_takes_the_batch_in_testing_and_keeps_nothing() -> None:
+    graph = build(bn(f"{SEGNET} decay: 0.5"), [(3, 4, 2, 3)], TEST)
+    x = RNG.standard_normal((3, 4, 2, 3)).astype(np.float32)
+    got = graph.run(torch.from_numpy(x))["y"].detach().numpy()
+    scale, shift, mean, variance = graph.weights()["op"]
+    np.testing.assert_allclose(got, by_batch(x, scale, shift, 1e-10), rtol=1e-4, atol=1e-5)
+    assert not mean.any() and not variance.any()
+
+
 @pytest.mark.parametrize(
     ("settings", "rates"),
-    [(PSPNET, [1, 2, 0, 0]), (f"{PSPNET} frozen: true", [0, 0, 0, 0]), (SEGNET, [1, 2])],
+    [(PSPNET, [1, 2, 0, 0]), (f"{PSPNET} frozen: true", [0, 0, 0, 0]), (SEGNET, [1, 2]), (f"{SEGNET} decay: 0.1", [1, 2, 0, 0])],
 )
 def test_no_solver_touches_statistics_of_bn(settings: str, rates: list[float]) -> None:
     specs = "param { lr_mult: 1 } param { lr_mult: 2 } " + "param { lr_mult: 1 } " * (len(rates) - 2)
@@ -267,7 +280,7 @@ def test_reorg_and_its_reverse_undo_each_other(reverse: bool) -> None:
     ("settings", "dilation"), [("hole: 2 pad: 2", [2]), ("hole: 1 pad: 1", [1]), ("hole_h: 2 hole_w: 3 pad_h: 2 pad_w: 3", [2, 3])]
 )
 def test_a_hole_is_a_dilation(settings: str, dilation: list[int]) -> None:
-    text = op("Convolution", f"convolution_param {{ num_output: 2 kernel_size: 3 {settings} }}")
+    text = op("HoleConvolution", f"convolution_param {{ num_output: 2 kernel_size: 3 {settings} }}")
     graph = build(text, [(1, 3, 8, 8)])
     assert graph.shapes["y"] == (1, 2, 8, 8)
     assert list(graph.param.layer[-1].convolution_param.dilation) == dilation
