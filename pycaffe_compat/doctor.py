@@ -22,7 +22,7 @@ from torch import Tensor
 from .errors import CaffeError, DataError, WeightsError
 from .graph import Graph, Node, filter_net, merged_state
 from .inputs import as_inputs
-from .layers.base import REGISTRY
+from .layers.base import REGISTRY, shape_text
 from .naming import did_you_mean
 from .proto.binary_net import read_binary_net
 from .proto.dialects import Dialect, candidates
@@ -325,7 +325,19 @@ def _build(
         if node.layer.no_onnx:
             report.onnx = False
             report.add(NOTE, node.label, f"has no form in ONNX: {node.layer.no_onnx}")
+        if node.type == "Crop" and not node.param.HasField("crop_param"):
+            sizes = [graph.shapes[name][2:] for name in node.bottoms]
+            if sizes[0] != sizes[1]:
+                small, large = shape_text(sizes[1]), shape_text(sizes[0])
+                text = f"cuts {small} out of {large} at offset 0, for want of a crop_param"
+                report.add(WARNING, node.label, text, _OLD_CROP)
     return graph
+
+
+_OLD_CROP = (
+    "the fork that FCN, HED and CRF-RNN were made with found the offset that puts one blob over the other by itself; "
+    "for a net of its kind write it out, crop_param { axis: 2 offset: N }, as coord_map.crop computes it"
+)
 
 
 def _tell_other_states(source: NetSource, chosen: NetSource, report: Report) -> None:

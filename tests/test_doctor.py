@@ -180,6 +180,17 @@ def test_what_is_missing_is_told_with_what_to_write(text: str, end: str, net: Pa
     assert end in errors[0]
 
 
+def test_a_crop_that_another_fork_would_have_aligned_is_told(net: Path) -> None:
+    crop = 'layer { name: "k" type: "Crop" bottom: "x" bottom: "c" top: "k" }\n'
+    net.write_text(IN + CONV + crop)
+    report = examine(net)
+    assert report.runs and len(report.findings) == 1
+    assert told(report)[0].startswith('warning: net.prototxt:3: layer "k" (Crop): cuts 4x4 out of 6x6 at offset 0, for want of a crop_param: the fork')
+    for same in (crop.replace("top:", "crop_param { offset: 1 } top:"), crop.replace('bottom: "c"', 'bottom: "x"')):
+        net.write_text(IN + CONV + same)
+        assert not examine(net).findings
+
+
 @pytest.mark.parametrize("kind", ['"Python"', '"Proposal"'])
 def test_shapes_stand_for_a_layer_whose_code_is_not_there(kind: str, net: Path) -> None:
     net.write_text(IN + f'layer {{ name: "p" type: {kind} bottom: "x" top: "c" top: "d" }}\n' + FC)
