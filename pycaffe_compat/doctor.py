@@ -185,6 +185,8 @@ def _remedy_of(problem: Problem, chosen: Dialect) -> str:
         return f"{who} other fields of this file: give the fork's own schema, --dialect FILE.proto"
     if problem.hint:
         return ""
+    if message == "LayerParameter" and problem.unknown.endswith("_param"):  # without it the layer would be another one
+        return "no dialect has it: give the schema of the fork whose layer type it sets, --dialect FILE.proto"
     return "no dialect has it: delete it, or give the fork's own schema, --dialect FILE.proto"
 
 

@@ -180,6 +180,14 @@ def test_what_is_missing_is_told_with_what_to_write(text: str, end: str, net: Pa
     assert end in errors[0]
 
 
+def test_settings_of_a_type_that_is_not_known_are_not_to_be_deleted(net: Path) -> None:
+    net.write_text(IN + 'layer { name: "y" type: "Yolov9" bottom: "x" top: "y" yolov9_output_param { mask: 3 } }\n')
+    assert told(examine(net))[0] == (
+        'error: net.prototxt:2:55: layer "y": LayerParameter has no field "yolov9_output_param": '
+        "no dialect has it: give the schema of the fork whose layer type it sets, --dialect FILE.proto"
+    )
+
+
 def test_a_crop_that_another_fork_would_have_aligned_is_told(net: Path) -> None:
     crop = 'layer { name: "k" type: "Crop" bottom: "x" bottom: "c" top: "k" }\n'
     net.write_text(IN + CONV + crop)
