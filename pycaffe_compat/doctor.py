@@ -22,14 +22,14 @@ from torch import Tensor
 from .errors import CaffeError, DataError, WeightsError
 from .graph import Graph, Node, filter_net, merged_state
 from .inputs import as_inputs
-from .layers.base import REGISTRY
+from .layers.base import REGISTRY, shape_text
 from .naming import did_you_mean
 from .proto.binary_net import read_binary_net
 from .proto.dialects import Dialect, candidates
 from .proto.hdf5 import SIGNATURE
 from .proto.source import NetSource
 from .proto.text import read_text
-from .proto.textformat import Problem, TextError, fill, parse_entries
+from .proto.textformat import Problem, TextError, fill, lost, parse_entries
 from .proto.upgrade import upgrade_net
 from .weights import Weights, read_weights
 
@@ -121,7 +121,7 @@ def _read(path: str, dialect: str | os.PathLike[str] | Dialect | None, report: R
         for candidate in candidates(dialect):
             message = candidate["NetParameter"]()
             problems = fill(message, entries)
-            if best is None or len(problems) < len(best[0]):
+            if best is None or lost(problems) < lost(best[0]):
                 best = problems, candidate, message
             if not problems:
                 break
@@ -133,9 +133,16 @@ def _read(path: str, dialect: str | os.PathLike[str] | Dialect | None, report: R
         return None
     assert best
     problems, chosen, message = best
+    kinds: dict[str, list[Problem]] = {}  # a field that is not known is not known in each layer of a type
     for problem in problems:
+        kinds.setdefault(problem.text, []).append(problem)
+    for problem, *others in kinds.values():
         where = f"{path}:{problem.line}:{problem.column}" + (f': layer "{problem.layer}"' if problem.layer else "")
-        report.add(ERROR, where, problem.text + problem.hint, _remedy_of(problem, chosen))
+        text = problem.text + problem.hint
+        if others:
+            lines = ", ".join(str(other.line) for other in others[:4]) + (", ..." if len(others) > 4 else "")
+            text += f" ({len(others) + 1} times: also in line {lines})"
+        report.add(ERROR, where, text, _remedy_of(problem, chosen))
     if chosen.name != "bvlc" and not problems:
         report.add(NOTE, path, f'is in the dialect "{chosen.name}", which is read as it is')
     _tell_format(message, path, report)
@@ -169,10 +176,17 @@ def _remedy_of(problem: Problem, chosen: Dialect) -> str:
         if candidate.name != chosen.name and found is not None and problem.unknown in found.DESCRIPTOR.fields_by_name:
             holders.append(candidate.name)
     if holders:
-        more = "which lacks other fields of this file" if len(holders) == 1 else "which lack other fields of this file"
-        return f"dialect {' and '.join(holders)} has it, {more}: give the fork's own schema, --dialect FILE.proto"
+        *first, last = holders
+        who = (
+            f"dialects {', '.join(first)} and {last} have it, which lack"
+            if first
+            else f"dialect {last} has it, which lacks"
+        )
+        return f"{who} other fields of this file: give the fork's own schema, --dialect FILE.proto"
     if problem.hint:
         return ""
+    if message == "LayerParameter" and problem.unknown.endswith("_param"):  # without it the layer would be another one
+        return "no dialect has it: give the schema of the fork whose layer type it sets, --dialect FILE.proto"
     return "no dialect has it: delete it, or give the fork's own schema, --dialect FILE.proto"
 
 
@@ -195,6 +209,10 @@ class _Examined(Graph):
 
     def __init__(self, source: NetSource, state: dict[str, Any], report: Report) -> None:
         self.report = report
+        self.writers: dict[str, list[Any]] = {}  # blob -> the layers that write it, in any state
+        for layer in source.param.layer:
+            for top in layer.top:
+                self.writers.setdefault(top, []).append(layer)
         self.unknown: dict[str, str] = {}  # blob -> label of the layer at fault that its shape is not known
         self.behind: dict[str, list[str]] = {}  # label -> the layers that could not be examined for its fault
         super().__init__(source, **state)
@@ -204,6 +222,8 @@ class _Examined(Graph):
         lacking = next((name for name in node.bottoms if name in unknown), None)
         if node.type not in REGISTRY:
             remedy = "write it as a class (CONTRIBUTING.md shows how) and import its module: --import MODULE"
+            if node.tops:
+                remedy += f"; {_shapes_remedy(node)}"
             hint = did_you_mean(node.type, REGISTRY)
             report.add(ERROR, node.label, f'the layer type "{node.type}" is not known here{hint}', remedy)
         elif lacking is not None:
@@ -215,7 +235,7 @@ class _Examined(Graph):
             except Exception as error:  # a Python layer's own code may raise anything
                 text = str(error) if isinstance(error, CaffeError) else f"{type(error).__name__}: {error}"
                 text = text.removeprefix(node.label).lstrip(": ")
-                report.add(ERROR, node.label, text, _data_remedy(node) if isinstance(error, DataError) else "")
+                report.add(ERROR, node.label, text, self._remedy(node, error, blobs))
             else:
                 for name in node.tops:
                     unknown.pop(name, None)
@@ -225,13 +245,44 @@ class _Examined(Graph):
             blobs.pop(name, None)
             unknown[name] = origin
 
+    def _remedy(self, node: Node, error: Exception, blobs: dict[str, Tensor]) -> str:
+        missing = next((name for name in node.bottoms if name not in blobs), None)
+        if missing is not None:
+            layers = self.writers.get(missing, [])
+            rules = [rule for layer in layers for rule in layer.include]
+            stages = sorted({f"--stage {stage}" for rule in rules for stage in rule.stage})
+            phases = sorted({f"--phase {_PHASES[rule.phase]}" for rule in rules if rule.HasField("phase")})
+            if not layers:
+                return f"if it is an input, --shape {missing}=N,C,H,W puts it in front"
+            return f"layers of other states write it: {' or '.join(stages + phases)}" if stages or phases else ""
+        if node.type == "Python" and node.tops:
+            return _shapes_remedy(node)
+        if not isinstance(error, DataError):
+            return ""
+        return _MAKERS.get(node.type, "") + _shapes_remedy(node)
 
+
+_PHASES = ("TRAIN", "TEST")
 _MAKERS = {"Data": "convert_imageset makes such a database of images; ", "HDF5Data": "h5py writes such files; "}
 
 
-def _data_remedy(node: Node) -> str:
-    shape = f"--shape {node.tops[0]}=N,C,H,W" if node.tops else "--shape"
-    return f"{_MAKERS.get(node.type, '')}without the data, {shape} examines the layers behind it"
+def _shapes_remedy(node: Node) -> str:
+    """How to go on without the layer: shapes of its blobs, as far as a data layer's settings tell them."""
+    if node.bottoms:
+        return f"without the layer, {' '.join(f'--shape {name}=N,...' for name in node.tops)} examines those behind it"
+    param = node.param
+    batch, size = "N", "H,W"
+    for descriptor, settings in param.ListFields():
+        if descriptor.name.endswith("data_param") and getattr(settings, "batch_size", 0):
+            batch = str(settings.batch_size)
+    if param.transform_param.crop_size:
+        size = f"{param.transform_param.crop_size},{param.transform_param.crop_size}"
+    elif param.image_data_param.new_height and param.image_data_param.new_width:
+        size = f"{param.image_data_param.new_height},{param.image_data_param.new_width}"
+    shapes = [
+        f"--shape {name}={batch},C,{size}" if i == 0 else f"--shape {name}={batch}" for i, name in enumerate(node.tops)
+    ]
+    return f"without the data, {' '.join(shapes)} examines the layers behind it"
 
 
 def _build(
@@ -276,7 +327,19 @@ def _build(
         if node.layer.no_onnx:
             report.onnx = False
             report.add(NOTE, node.label, f"has no form in ONNX: {node.layer.no_onnx}")
+        if node.type == "Crop" and not node.param.HasField("crop_param"):
+            sizes = [graph.shapes[name][2:] for name in node.bottoms]
+            if sizes[0] != sizes[1]:
+                small, large = shape_text(sizes[1]), shape_text(sizes[0])
+                text = f"cuts {small} out of {large} at offset 0, for want of a crop_param"
+                report.add(WARNING, node.label, text, _OLD_CROP)
     return graph
+
+
+_OLD_CROP = (
+    "the fork that FCN, HED and CRF-RNN were made with found the offset that puts one blob over the other by itself; "
+    "for a net of its kind write it out, crop_param { axis: 2 offset: N }, as coord_map.crop computes it"
+)
 
 
 def _tell_other_states(source: NetSource, chosen: NetSource, report: Report) -> None:

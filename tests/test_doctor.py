@@ -101,6 +101,13 @@ FAULTS: list[tuple[str, list[str], bool]] = [
         ],
         False,
     ),
+    (  # SSD's schema lacks two fields of it, stock Caffe's only one, and with it all that is within
+        IN + 'layer { name: "a" type: "Permute" bottom: "x" top: "a" permute_param { order: 0 order: 2 order: 1 ordre: 3 ordre: 0 } }\n',
+        [
+            'error: net.prototxt:2:99: layer "a": PermuteParameter has no field "ordre"; did you mean "order"? (2 times: also in line 2)',
+        ],
+        False,
+    ),
     (
         IN + 'layer { name: "a" type: "Scale" bottom: "x" top: "a" include { phase: TRAIN } exclude { phase: TEST } }\n',
         ['error: net.prototxt:2: layer "a" has both include and exclude rules: use one'],
@@ -143,6 +150,78 @@ def test_all_faults_at_once(text: str, expected: list[str], runs: bool, net: Pat
         assert line.startswith(start), line
         assert "\n" not in line
     assert report.runs == runs
+
+
+DATA = 'layer { name: "d" type: "Data" top: "x" top: "l" transform_param { crop_size: 9 } data_param { source: "no" batch_size: 4 backend: LMDB } }\n'
+IMAGES = DATA.replace('"Data"', '"ImageData"').replace("crop_size: 9", "").replace("data_param", "image_data_param").replace("backend: LMDB", "new_height: 7 new_width: 8")
+MISSING = [
+    (DATA, "--shape x=4,C,9,9 --shape l=4 examines"),
+    (IMAGES, "--shape x=4,C,7,8 --shape l=4 examines"),
+    (DATA.replace('"Data"', '"FormulaData"'), "--import MODULE; without the data, --shape x=4,C,9,9 --shape l=4 examines"),
+    (FC, "if it is an input, --shape c=N,C,H,W puts it in front"),
+    (IN.replace('top: "x"', 'top: "c" include { stage: "deploy" }') + FC, "layers of other states write it: --stage deploy"),
+    (IN.replace('top: "x"', 'top: "c" include { phase: TRAIN }') + FC, "layers of other states write it: --phase TRAIN"),
+    (
+        IN + 'layer { name: "p" type: "Python" bottom: "x" top: "c" top: "d" python_param { module: "rpn.proposal" layer: "P" } }\n' + FC,
+        "is its folder on PYTHONPATH?: without the layer, --shape c=N,... --shape d=N,... examines those behind it",
+    ),
+    (
+        IN + 'layer { name: "p" type: "Proposal" bottom: "x" top: "c" }\n' + FC,
+        "--import MODULE; without the layer, --shape c=N,... examines those behind it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "end"), MISSING)
+def test_what_is_missing_is_told_with_what_to_write(text: str, end: str, net: Path) -> None:
+    net.write_text(text)
+    errors = [line for line in told(examine(net, phase=TEST)) if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert end in errors[0]
+
+
+def test_settings_of_a_type_that_is_not_known_are_not_to_be_deleted(net: Path) -> None:
+    net.write_text(IN + 'layer { name: "y" type: "Yolov9" bottom: "x" top: "y" yolov9_output_param { mask: 3 } }\n')
+    assert told(examine(net))[0] == (
+        'error: net.prototxt:2:55: layer "y": LayerParameter has no field "yolov9_output_param": '
+        "no dialect has it: give the schema of the fork whose layer type it sets, --dialect FILE.proto"
+    )
+
+
+def test_a_crop_that_another_fork_would_have_aligned_is_told(net: Path) -> None:
+    crop = 'layer { name: "k" type: "Crop" bottom: "x" bottom: "c" top: "k" }\n'
+    net.write_text(IN + CONV + crop)
+    report = examine(net)
+    assert report.runs and len(report.findings) == 1
+    assert told(report)[0].startswith('warning: net.prototxt:3: layer "k" (Crop): cuts 4x4 out of 6x6 at offset 0, for want of a crop_param: the fork')
+    for same in (crop.replace("top:", "crop_param { offset: 1 } top:"), crop.replace('bottom: "c"', 'bottom: "x"')):
+        net.write_text(IN + CONV + same)
+        assert not examine(net).findings
+
+
+@pytest.mark.parametrize("kind", ['"Python"', '"Proposal"'])
+def test_shapes_stand_for_a_layer_whose_code_is_not_there(kind: str, net: Path) -> None:
+    net.write_text(IN + f'layer {{ name: "p" type: {kind} bottom: "x" top: "c" top: "d" }}\n' + FC)
+    report = examine(net, shapes={"c": (3, 5), "d": (3,)})
+    assert report.runs and report.onnx
+    assert told(examine(net, shapes={"c": (3, 5)}))[0].endswith('give "d" a shape too')
+    assert not examine(net, shapes={"f": (3, 5)}).runs  # a layer that runs here stays
+
+
+def test_a_field_that_many_layers_have_is_told_once(net: Path) -> None:
+    bad = 'layer { name: "n" type: "ReLU" bottom: "x" top: "x" relu_param { colour: 3 } }\n'
+    net.write_text(IN + 7 * bad)
+    assert told(examine(net)) == [
+        'error: net.prototxt:2:66: layer "n": ReLUParameter has no field "colour" (7 times: also in line 3, 4, 5, 6, ...): no dialect '
+        "has it: delete it, or give the fork's own schema, --dialect FILE.proto"
+    ]
+
+
+def test_a_shape_is_an_input_that_the_file_leaves_out(net: Path) -> None:
+    net.write_text(CONV + FC)
+    assert examine(net, shapes={"x": (1, 2, 6, 6)}).runs
+    assert told(examine(net, shapes={"x": (1, 2, 2, 2)}))[0].startswith('error: net.prototxt:1: layer "c" (Convolution): kernel')
+    assert told(examine(net, shapes={"z": (1, 2, 6, 6)})) == ['error: net.prototxt: no data layer writes "z"']
 
 
 def test_a_shape_stands_for_data_that_are_not_there(net: Path) -> None:

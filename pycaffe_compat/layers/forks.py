@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import DataError, NetError
 from ..proto import caffe_pb2
-from .base import Layer, register, shape_text
+from .base import Layer, canonical_axis, register, shape_text
 from .convolution import Convolution
 from .loss import LossLayer, precise
 
@@ -23,6 +23,14 @@ class ReLU6(Layer):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         y = F.relu6(x)
         return y + x.clamp(max=0) * self.negative_slope if self.negative_slope else y
+
+
+@register("Mish", param="mish_param", inplace=True, fork="YOLO")
+class Mish(Layer):
+    """x tanh(log(1 + exp(x)))."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return F.mish(x)
 
 
 @register("Axpy", bottoms=3, fork="SENet")
@@ -55,6 +63,60 @@ class ShuffleChannel(Layer):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return x.unflatten(1, (self.group, -1)).transpose(1, 2).flatten(1, 2)
+
+
+@register("Transpose", param="transpose_param", fork="CTPN")
+class Transpose(Layer):
+    """The axes in the order ``dim``, which names all of them."""
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.dims = list(self.settings.dim)
+        if sorted(self.dims) != list(range(x.ndim)):
+            raise NetError(f"dim {self.dims} is no order of the {x.ndim} axes of {shape_text(x.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.permute(self.dims)
+
+
+@register("Reverse", param="reverse_param", fork="CTPN")
+class Reverse(Layer):
+    """``axis`` from its end to its beginning."""
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.axis = canonical_axis(self.settings.axis, x.ndim)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.flip(self.axis)
+
+
+@register("Reorg", param="reorg_param", fork="YOLO")
+class Reorg(Layer):
+    """Darknet's: channels s s times as many, height and width ``stride`` s times as small.
+
+    The bottom's values are read as if they were C / (s s) channels of s H x s W. Each s-th in both directions makes a
+    channel, number (i s + j) C / (s s) + c being those of channel c that begin at row i and column j; and these C
+    channels of H x W are named C s s of H / s x W / s. ``reverse`` goes the way back without the renamings: C channels
+    of H x W become C / (s s) of s H x s W.
+    """
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        self.stride, self.reverse = self.settings.stride, self.settings.reverse
+        if x.ndim != 4:
+            raise NetError(f"Reorg takes 4 axes (num, channels, height, width), not {shape_text(x.shape)}")
+        if self.stride < 1:
+            raise NetError("reorg_param: stride must be given and positive")
+        squares = not self.reverse and (x.shape[2] % self.stride or x.shape[3] % self.stride)
+        if squares or x.shape[1] % self.stride**2:
+            raise NetError(f"stride {self.stride} does not divide a bottom of {shape_text(x.shape)} evenly")
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        s, (batch, channels, height, width) = self.stride, x.shape
+        few = channels // s**2
+        if self.reverse:
+            squares = x.reshape(batch, s, s, few, height, width).permute(0, 3, 4, 1, 5, 2)
+            return squares.reshape(batch, few, height * s, width * s)
+        split = x.reshape(batch, few, height, s, width, s).permute(0, 3, 5, 1, 2, 4)
+        return split.reshape(batch, channels * s**2, height // s, width // s)
 
 
 @register("CropCenter", param="crop_center_param", fork="waifu2x-caffe")

@@ -99,6 +99,79 @@ class ScaledBatchNorm(nn.Module):
         return norm.normalize(x, scale.scale, scale.bias if scale.bias_term else None)
 
 
+@register("BN", param="bn_param", inplace=True, fork="PSPNet, SegNet")
+class BN(Layer):
+    """(x - mean) / sqrt(variance + eps) for each channel (axis 1), times a learned scale, plus a learned shift.
+
+    Three types have this name; the fields of ``bn_param`` tell which one it is.
+
+    PSPNet's (``slope_filler``, ``bias_filler``, ``momentum``, ``eps``, ``frozen``) has four blobs (1, C, 1, 1): scale,
+    shift, mean, variance. In TRAIN the batch's own mean and variance are taken, and the last two blobs become
+    ``momentum`` times themselves plus 1 - ``momentum`` times these (the variance being the one that the batch is
+    divided by, not the unbiased one); in TEST, or if ``frozen``, the blobs are taken. No solver touches these two, nor
+    any of the four if ``frozen``.
+
+    An older one (``moving_average``, ``decay``, ``var_eps``; the first nets of PSPNet) has the same blobs: ``decay`` is
+    1 - momentum, and without ``moving_average`` the batch's own mean and variance are taken in TEST too.
+
+    SegNet's (``scale_filler``, ``shift_filler``, ``bn_mode``) has two: scale and shift. Mode LEARN takes the batch's
+    own mean and variance in TEST too, eps is 1e-9; INFERENCE is scale x + shift alone, its blobs made for that by a
+    script that knows the statistics.
+    """
+
+    fresh_output = True
+    keeps_shape = True
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+        s = self.settings
+        if not 2 <= x.ndim <= 4:
+            raise NetError(f"BN takes 2 to 4 axes, channels being the second, not {shape_text(x.shape)}")
+        given = {descriptor.name for descriptor, _ in s.ListFields()} - {"engine"}
+        new = given & {"slope_filler", "bias_filler", "momentum", "eps", "frozen"}
+        old = given & {"moving_average", "decay", "var_eps"}
+        if (new and given - new) or (old and "bn_mode" in given):
+            one, other = (new, given - new) if new else (old, {"bn_mode"})
+            mixed = f"{', '.join(sorted(one))} and {', '.join(sorted(other))}"
+            raise NetError(f"bn_param has fields of two forks, {mixed}: keep those of one")
+        segnet = bool(given) and not new and not old
+        self.statistics = not segnet
+        self.affine = segnet and s.bn_mode == s.INFERENCE
+        shape = (1, x.shape[1], 1, 1)
+        self.add_blob("scale", shape, s.scale_filler if segnet or old else s.slope_filler)
+        self.add_blob("shift", shape, s.shift_filler if segnet or old else s.bias_filler)
+        self.eps: float = 1e-9 if segnet else s.var_eps if old else s.eps
+        self.momentum: float = 1 - s.decay if old else s.momentum
+        testing = self.phase == caffe_pb2.TEST
+        self.global_stats = self.statistics and (testing and s.moving_average if old else testing or s.frozen)
+        self.keeping = self.statistics and not testing
+        if self.statistics:
+            self.add_blob("mean", shape)
+            self.add_blob("variance", shape, caffe_pb2.FillerParameter(value=1) if s.frozen else None)
+            while len(self.param.param) < 4:
+                self.param.param.add()
+            for spec in self.param.param[0 if s.frozen else 2 :]:
+                spec.lr_mult = spec.decay_mult = 0
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        scale, shift = self.scale.flatten(), self.shift.flatten()
+        each = (-1, *[1] * (x.ndim - 2))
+        if self.affine:
+            return x * scale.reshape(each) + shift.reshape(each)
+        kept = [blob.detach().flatten() for blob in (self.mean, self.variance)] if self.statistics else []
+        if self.global_stats:
+            return F.batch_norm(x, kept[0], kept[1], scale, shift, False, 0.0, self.eps)
+        with torch.no_grad():
+            variance, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
+            for statistic, value in zip(kept if self.keeping else [], (mean, variance), strict=False):
+                statistic.mul_(self.momentum).add_(value, alpha=1 - self.momentum)
+        # Values around 0 first: PyTorch multiplies before it subtracts, by up to 100000 with these eps.
+        return torch.batch_norm(x - mean.reshape(each), scale, shift, None, None, True, 0.0, self.eps, False)
+
+
 @register("MVN", param="mvn_param", inplace=True)
 class MVN(Layer):
     """x minus its mean, over its standard deviation + eps, for each channel of each image (or each image as a whole).

@@ -181,3 +181,49 @@ class RNN(Recurrent):
     def step(self, state: list[Tensor], x: Tensor, cont: Tensor) -> tuple[list[Tensor], Tensor]:
         h = torch.tanh(F.linear(cont * state[0], self.W_hh) + x)
         return [h], torch.tanh(F.linear(h, self.W_ho, self.b_o))
+
+
+@register("Lstm", param="lstm_param", bottoms=(1, 2), fork="CTPN")
+class Lstm(Recurrent):
+    """LSTM with its own order of blobs: W_xc (4 N, K), W_hc (4 N, N), b_c (4 N).
+
+    Without a second bottom, cont, each forward is a sequence of its own. ``clipping_threshold`` (if above 0) limits the
+    gradient of the gates' sums at each step, as in the original: then it is not the true one.
+    """
+
+    states = ("h", "c")
+    input_blobs = ("W_xc", "b_c", "")
+    W_hc: Tensor
+
+    def setup(self, x: Tensor, cont: Tensor | None = None) -> None:  # type: ignore[override]
+        s = self.settings
+        if s.num_output < 1:
+            raise NetError(f"num_output {s.num_output} is not positive")
+        if x.ndim < 2 or (cont is not None and cont.numel() != x.shape[:2].numel()):
+            shapes = shape_text(x.shape) + (f" and {shape_text(cont.shape)}" if cont is not None else "")
+            raise NetError(f"x is time x batch x ..., cont has a number for each step of each sequence: not {shapes}")
+        self.num_output, self.expose, self.static = s.num_output, False, False
+        self.clip = s.clipping_threshold
+        width = 4 * s.num_output
+        self.add_blob("W_xc", (width, x.shape[2:].numel()), s.weight_filler)
+        self.add_blob("W_hc", (width, s.num_output), s.weight_filler)
+        self.add_blob("b_c", (width,), s.bias_filler)
+        for name in self.states:
+            self.register_buffer(name, torch.empty(0), persistent=False)
+
+    def step(self, state: list[Tensor], x: Tensor, cont: Tensor) -> tuple[list[Tensor], Tensor]:
+        h, c = state
+        gates = F.linear(cont * h, self.W_hc) + x
+        if self.clip > 0 and gates.requires_grad:
+            gates.register_hook(self.limit)
+        c, h = lstm_step(c, gates, cont)
+        return [h, c], h
+
+    def limit(self, gradient: Tensor | None) -> Tensor | None:
+        """A gradient of the gates' sums (None: there is none), at most ``clipping_threshold`` large."""
+        return gradient if gradient is None else gradient.clamp(-self.clip, self.clip)
+
+    def forward(self, x: Tensor, cont: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
+        if cont is None:
+            cont = torch.cat([x.new_zeros(1, *x.shape[1:2]), x.new_ones(x.shape[0] - 1, *x.shape[1:2])])
+        return super().forward(x, (cont != 0).to(x.dtype).reshape(x.shape[:2]))

@@ -1,8 +1,9 @@
-"""ROIPooling (Fast R-CNN): the largest values of windows that a second blob gives."""
+"""Windows of maps that a second blob gives: their largest values (Fast R-CNN), their means (R-FCN)."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError, NetError
@@ -13,6 +14,29 @@ def _round(x: Tensor) -> Tensor:
     """To the nearest whole number, halves away from 0, as C rounds (PyTorch takes the even one)."""
     whole = x.trunc()
     return whole + torch.where((x - whole).abs() >= 0.5, x.sign(), 0)
+
+
+def _check_bottoms(x: Tensor, rois: Tensor) -> None:
+    if x.ndim != 4:
+        raise NetError(f"the first bottom has 4 axes (num, channels, height, width), not {shape_text(x.shape)}")
+    if not rois.ndim or rois.shape[1:].numel() != 5:
+        raise NetError(f"the second bottom holds item, x1, y1, x2, y2 of each region, not {shape_text(rois.shape)}")
+
+
+def _known(rois: Tensor) -> bool:
+    """Whether the regions' values may be looked at."""
+    return not rois.is_meta and not torch.compiler.is_compiling()
+
+
+def _items(label: str, rois: Tensor, batch: int) -> Tensor:
+    """Which item of the batch each region, a row of (R, 5), lies in."""
+    item = rois[:, 0].trunc().long()
+    if _known(rois):
+        wrong = (item < 0) | (item >= batch)
+        if bool(wrong.any()):
+            at = int(wrong.nonzero()[0])
+            raise DataError(f"{label}: region {at} lies in item {int(item[at])} of a batch of {batch}")
+    return item
 
 
 def _bins(low: Tensor, high: Tensor, count: int, limit: int) -> tuple[Tensor, Tensor]:
@@ -114,10 +138,7 @@ class ROIPooling(Layer):
 
     def setup(self, x: Tensor, rois: Tensor) -> None:  # type: ignore[override]
         s = self.settings
-        if x.ndim != 4:
-            raise NetError(f"the first bottom has 4 axes (num, channels, height, width), not {shape_text(x.shape)}")
-        if not rois.ndim or rois.shape[1:].numel() != 5:
-            raise NetError(f"the second bottom holds item, x1, y1, x2, y2 of each region, not {shape_text(rois.shape)}")
+        _check_bottoms(x, rois)
         if min(s.pooled_h, s.pooled_w) < 1:
             raise NetError("roi_pooling_param: pooled_h and pooled_w must be given and positive")
         if s.spatial_scale <= 0:
@@ -126,13 +147,7 @@ class ROIPooling(Layer):
 
     def forward(self, x: Tensor, rois: Tensor) -> Tensor:  # type: ignore[override]
         rois = rois.detach().reshape(-1, 5)
-        item = rois[:, 0].trunc().long()
-        known = not rois.is_meta and not torch.compiler.is_compiling()
-        if known:
-            wrong = (item < 0) | (item >= x.shape[0])
-            if bool(wrong.any()):
-                at = int(wrong.nonzero()[0])
-                raise DataError(f"{self.label}: region {at} lies in item {int(item[at])} of a batch of {x.shape[0]}")
+        item = _items(self.label, rois, x.shape[0])
         height, width = fixed(x.shape[2:])
         x1, y1, x2, y2 = _round(rois[:, 1:] * self.scale).unbind(1)
         rows, columns = _bins(y1, y2, self.bins[0], height), _bins(x1, x2, self.bins[1], width)
@@ -142,7 +157,56 @@ class ROIPooling(Layer):
             (start.clamp(max=limit - 1), torch.maximum(end, start.clamp(max=limit - 1) + 1))
             for (start, end), limit in ((rows, height), (columns, width))
         )
-        if known and len(rois):  # small bins need small tables
+        if _known(rois) and len(rois):  # small bins need small tables
             height, width = (int((end - start).max()) for start, end in (rows, columns))
         at_most = _Maxima(x, (height, width))
         return torch.where(empty, 0, x.flatten()[at_most.find(item, rows, columns)])
+
+
+@register("PSROIPooling", param="psroi_pooling_param", bottoms=2, fork="R-FCN")
+class PSROIPooling(Layer):
+    """The mean of each of ``group_size`` x ``group_size`` bins of each region, each bin from maps of its own.
+
+    The first bottom has ``output_dim`` x group_size x group_size channels, the bins' maps of one output side by side;
+    the top is (R, output_dim, group_size, group_size). A region, a row of the second bottom, is (item of the batch, x1,
+    y1, x2, y2) in pixels of the image, corners included; they are rounded (halves away from 0), ``spatial_scale`` takes
+    them to the map without rounding, and a side is 0.1 at least. Bins reach from the floor to the ceiling of even
+    divisions. One outside the map is 0. Regions get no gradient.
+    """
+
+    forced_bottoms = staticmethod(lambda index: index == 0)
+
+    def setup(self, x: Tensor, rois: Tensor) -> None:  # type: ignore[override]
+        s = self.settings
+        _check_bottoms(x, rois)
+        if min(s.group_size, s.output_dim) < 1:
+            raise NetError(f"output_dim {s.output_dim} and group_size {s.group_size} must be positive")
+        if s.spatial_scale <= 0:
+            raise NetError(f"spatial_scale {s.spatial_scale:g} is not positive")
+        if x.shape[1] != s.output_dim * s.group_size**2:
+            wanted = f"{s.output_dim} x {s.group_size} x {s.group_size} = {s.output_dim * s.group_size**2} channels"
+            raise NetError(f"output_dim x group_size x group_size is {wanted}, the first bottom has {x.shape[1]}")
+        self.group, self.dim, self.scale = s.group_size, s.output_dim, s.spatial_scale
+
+    def forward(self, x: Tensor, rois: Tensor) -> Tensor:  # type: ignore[override]
+        rois = rois.detach().reshape(-1, 5)
+        item = _items(self.label, rois, x.shape[0])
+        height, width = fixed(x.shape[2:])
+        low, high = _round(rois[:, 1:3]) * self.scale, (_round(rois[:, 3:]) + 1) * self.scale
+        place = torch.arange(self.group, dtype=rois.dtype, device=rois.device)
+        step = ((high - low).clamp(min=0.1) / self.group)[:, :, None]
+        start, end = (place * step + low[:, :, None]).floor(), ((place + 1) * step + low[:, :, None]).ceil()
+        (left, top), (right, bottom) = (
+            tuple(edge[:, axis].clamp(0, limit).long() for axis, limit in enumerate((width, height)))
+            for edge in (start, end)
+        )
+        # Sums over rectangles are differences of sums from the corner; in 64 bits, as large numbers are subtracted.
+        table = F.pad(x.double().cumsum(2).cumsum(3), (1, 0, 1, 0))
+        channel = torch.arange(x.shape[1], device=x.device).reshape(1, self.dim, self.group, self.group)
+
+        def corner(rows: Tensor, columns: Tensor) -> Tensor:
+            return table[item[:, None, None, None], channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+        total = corner(bottom, right) - corner(top, right) - corner(bottom, left) + corner(top, left)
+        area = ((bottom - top)[:, :, None] * (right - left)[:, None, :])[:, None]
+        return torch.where(area > 0, total / area.clamp(min=1), 0).to(x.dtype)

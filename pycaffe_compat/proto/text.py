@@ -16,7 +16,7 @@ from pycaffe_compat.naming import one_line
 from pycaffe_compat.proto.dialects import NAMES, Dialect, candidates
 from pycaffe_compat.proto.sniff import describe_content
 from pycaffe_compat.proto.source import NetSource
-from pycaffe_compat.proto.textformat import TOKEN, Entry, Problem, TextError, fill, parse_entries
+from pycaffe_compat.proto.textformat import TOKEN, Entry, Problem, TextError, fill, lost, parse_entries
 from pycaffe_compat.proto.upgrade import upgrade_net, upgrade_solver
 
 __all__ = [
@@ -101,7 +101,7 @@ def _in_best_dialect(
         problems = fill(message, entries)
         if not problems:
             return message
-        if least is None or len(problems) < len(least):
+        if least is None or lost(problems) < lost(least):
             least = problems
     assert least
     raise PrototxtError(_told(least, path, all_tried=dialect is None))

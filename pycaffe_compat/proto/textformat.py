@@ -85,6 +85,7 @@ class Problem:
         unknown: the name of the field, where the schema has no such field, and
         known: the fields that it has there.
         layer: the name of the layer it stands in, if any.
+        lost: how many fields of the text are not read for it: it, and those within it.
     """
 
     line: int
@@ -93,6 +94,7 @@ class Problem:
     unknown: str = ""
     known: Iterable[str] = ()
     layer: str = ""
+    lost: int = 1
 
     @property
     def hint(self) -> str:
@@ -268,7 +270,7 @@ def _fill(
         owner = message.DESCRIPTOR.full_name.removeprefix("caffe.")
         if field is None:
             name = entry.name[:100]
-            problems.append(Problem(*at, f'{owner} has no field "{name}"', name, fields))
+            problems.append(Problem(*at, f'{owner} has no field "{name}"', name, fields, lost=_size(entry)))
             continue
         if not field.repeated:
             if entry.name in seen:
@@ -308,6 +310,22 @@ def _fill(
             problems.append(Problem(value.line, value.column, str(error)))
     for name in required - seen:
         problems.append(Problem(*place, f"{message.DESCRIPTOR.name}: {name} must be set"))
+
+
+def lost(problems: Iterable[Problem]) -> int:
+    """How many fields of a text are not read: what tells which schema knows most of it."""
+    return sum(problem.lost for problem in problems)
+
+
+def _size(entry: Entry) -> int:
+    """How many fields an entry is, with those within it."""
+    total, open_entries = 0, [entry]
+    while open_entries:
+        value = open_entries.pop().value
+        total += 1
+        if isinstance(value, list):
+            open_entries += value
+    return total
 
 
 def _hint(name: str, fields: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ A network goes through the formats in their order, whatever it came from (text, 
 2. ``layers { type: CONVOLUTION ... }``, 2014: enum types, ``blobs_lr`` and ``weight_decay``; data layers scale and
    crop by fields of their own. -> 3
 3. ``layer { type: "Convolution" ... }``, since then, with ``input`` and ``input_dim`` or ``input_shape`` for Input
-   layers, and statistics of BatchNorm that the file says to train. -> the present
+   layers, statistics of BatchNorm that the file says to train, and DeepLab's name for dilation. -> the present
 
 Messages may be of any dialect: new ones are made of the class of the old.
 """
@@ -45,6 +45,7 @@ def upgrade_net(source: NetSource) -> NetSource:
         _second_to_third(source)
     _inputs_to_layer(source)
     _freeze_statistics(param)
+    _fill_holes(source)
     return source
 
 
@@ -320,3 +321,30 @@ def _freeze_statistics(param: Any) -> None:
         if layer.type == "BatchNorm" and len(layer.param) == 3:
             for spec in layer.param:
                 spec.lr_mult = spec.decay_mult = 0
+
+
+def _fill_holes(source: NetSource) -> None:
+    """DeepLab's ``hole`` (or ``hole_h`` and ``hole_w``) of convolutions is what BVLC's Caffe named ``dilation``.
+
+    A convolution that can have one was a type of its own for a while, HoleConvolution.
+    """
+    for index, layer in enumerate(source.param.layer):
+        if layer.type == "HoleConvolution":
+            layer.type = "Convolution"
+        settings = layer.convolution_param
+        if "hole" not in settings.DESCRIPTOR.fields_by_name:
+            return
+        given = [name for name in ("hole", "hole_h", "hole_w") if settings.HasField(name)]
+        if not given:
+            continue
+        label = f'{_at(source, index)}layer "{one_line(layer.name)}" ({one_line(layer.type)})'
+        if settings.dilation:
+            raise NetError(f"{label}: both {given[0]} and dilation are set, which are the same: keep dilation")
+        if given == ["hole"]:
+            settings.dilation.append(settings.hole)
+        elif given == ["hole_h", "hole_w"]:
+            settings.dilation.extend((settings.hole_h, settings.hole_w))
+        else:
+            raise NetError(f"{label}: {' and '.join(given)}: give hole, or both of hole_h and hole_w")
+        for name in given:
+            settings.ClearField(name)
