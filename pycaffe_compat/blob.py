@@ -199,6 +199,25 @@ class ParameterBlob(Blob):
         return parameter.grad.view(shape)
 
 
+class RawBlobVec(list[Blob]):
+    """A Python layer's bottoms or tops."""
+
+
+class BlobVec(list[ParameterBlob]):
+    """A layer's parameters, as ``net.params`` and a layer's ``blobs`` show them."""
+
+    def __init__(self, layer: nn.Module, names: Sequence[str] = ()) -> None:
+        super().__init__(ParameterBlob(layer, name) for name in names)
+        self._layer = layer
+
+    def add_blob(self, *shape: int) -> None:
+        """Add one of zeros: what a layer written in Python does in its ``setup``."""
+        add = getattr(self._layer, "add_array", None)
+        if add is None:
+            raise NetError("add_blob: only layers written in Python declare parameters so, in their setup")
+        self.append(add(_dims(shape)))
+
+
 def _dims(shape: Sequence[int]) -> tuple[int, ...]:
     for dim in shape:
         if isinstance(dim, (tuple, list)):

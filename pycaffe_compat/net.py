@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import inplace, log
-from .blob import Blob, ParameterBlob
+from .blob import Blob, BlobVec
 from .errors import CaffeError, NetError
 from .graph import Graph, Node, share_parameters
 from .layers.base import as_tuple, shape_text
@@ -36,7 +36,7 @@ class NetLayer:
         blobs: its parameters, those of ``net.params``.
     """
 
-    def __init__(self, kind: str, blobs: list[ParameterBlob]) -> None:
+    def __init__(self, kind: str, blobs: BlobVec) -> None:
         self.type, self.blobs = kind, blobs
 
 
@@ -86,7 +86,7 @@ class Net:
             for top in node.tops:
                 self.blobs.setdefault(top, Blob(graph.shapes[top], losses.get(top, 0.0)))
         self.layers: list[Any] = [_shown(node) for node in graph.nodes]
-        self.params: OrderedDict[str, list[ParameterBlob]] = OrderedDict(
+        self.params: OrderedDict[str, BlobVec] = OrderedDict(
             (node.name, layer.blobs) for node, layer in zip(graph.nodes, self.layers, strict=True) if len(layer.blobs)
         )
         self._tape: dict[str, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
@@ -164,6 +164,14 @@ class Net:
     @property
     def _outputs(self) -> list[int]:
         return self._ids(self.outputs)
+
+    @property
+    def _input_list(self) -> list[str]:
+        return self.inputs
+
+    @property
+    def _output_list(self) -> list[str]:
+        return self.outputs
 
     def _top_ids(self, layer: int) -> list[int]:
         return self._ids(self.graph.nodes[layer].tops)
@@ -466,4 +474,4 @@ class Net:
 def _shown(node: Node) -> Any:
     if isinstance(node.layer, Python):
         return node.layer.user
-    return NetLayer(node.type, [ParameterBlob(node.layer, name) for name in node.layer.blob_names])
+    return NetLayer(node.type, BlobVec(node.layer, node.layer.blob_names))
