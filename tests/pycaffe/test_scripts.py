@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -96,3 +97,17 @@ def test_lists_that_the_wrapper_keeps(write_net: WriteNet) -> None:
     net = caffe.Net(write_net(TINY), caffe.TEST)
     assert (net._input_list, net._output_list) == (["x"], ["y"])
     assert net.forward()[net._output_list[-1]].shape == (2, 2)
+
+
+# ---- training on several devices, as Caffe's own script does it
+
+
+def test_a_link_between_devices_may_follow_each_layer(write_net: WriteNet, tmp_path: Path) -> None:
+    net = write_net(TINY + 'layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "y" top: "loss" }')
+    (tmp_path / "solver.prototxt").write_text(f'net: "{net}" base_lr: 0.1 lr_policy: "fixed" max_iter: 3')
+    solver = caffe.SGDSolver(str(tmp_path / "solver.prototxt"))
+    link = caffe.NCCL(solver, caffe.NCCL.new_uid())
+    solver.add_callback(link)
+    solver.net.after_backward(link)
+    solver.step(2)
+    assert solver.iter == 2
