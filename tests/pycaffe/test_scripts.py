@@ -3,6 +3,8 @@ forks that many scripts were written for, and what pycaffe's own wrapper left on
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from google.protobuf import text_format
 
 import pycaffe_compat as caffe
 from pycaffe_compat import NetError, _caffe
@@ -111,3 +114,70 @@ def test_a_link_between_devices_may_follow_each_layer(write_net: WriteNet, tmp_p
     solver.net.after_backward(link)
     solver.step(2)
     assert solver.iter == 2
+
+
+# ---- scripts written for SSD's Caffe
+
+
+def test_messages_that_only_a_fork_has() -> None:
+    labels = text_format.Parse('item { name: "a" label: 1 display_name: "cat" }', caffe.proto.caffe_pb2.LabelMap())
+    assert labels.item[0].display_name == "cat"
+    assert (caffe.params.Resize.WARP, caffe.params.MultiBoxLoss.SMOOTH_L1, caffe.params.PriorBox.CENTER_SIZE) == (1, 1, 2)
+    with pytest.raises(AttributeError, match="NoSuchMessage"):
+        caffe.proto.caffe_pb2.NoSuchMessage  # noqa: B018
+
+
+def test_nets_of_a_forks_layers_are_written_as_python(tmp_path: Path) -> None:
+    n = caffe.NetSpec()
+    n.data = caffe.layers.Input(shape=dict(dim=[1, 3, 32, 32]))
+    n.conv = caffe.layers.Convolution(n.data, num_output=4, kernel_size=3, pad=1, stride=4)
+    n.norm = caffe.layers.Normalize(n.conv, scale_filler=dict(type="constant", value=20), across_spatial=False)
+    n.prior = caffe.layers.PriorBox(n.norm, n.data, min_size=[8.0], aspect_ratio=[2], prior_box_param=dict(clip=True))
+    path = tmp_path / "net.prototxt"
+    path.write_text(str(n.to_proto()))
+    assert "norm_param" in path.read_text()
+    net = caffe.Net(str(path), caffe.TEST)
+    assert (net.params["norm"][0].data == 20).all()
+    assert net.blobs["prior"].shape == (1, 2, 8 * 8 * 3 * 4)
+    n.bad = caffe.layers.PriorBox(n.norm, n.data, min_sise=[8.0])
+    with pytest.raises(NetError, match=r"L\.PriorBox: there is no setting 'min_sise'; did you mean \"min_size\""):
+        n.to_proto()
+
+
+def run(code: str, dialect: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYCAFFE_DIALECT": dialect, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_all_messages_of_a_fork(write_net: WriteNet) -> None:
+    path = write_net(INPUT + 'layer { name: "p" type: "Permute" bottom: "x" top: "y" permute_param { order: 1 order: 0 } }')
+    code = f"""
+import pycaffe_compat
+pycaffe_compat.install_as_caffe()
+import caffe
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+message = text_format.Merge(open({path!r}).read(), caffe_pb2.NetParameter())
+assert list(message.layer[1].permute_param.order) == [1, 0]
+spec = caffe.NetSpec()
+spec.x = caffe.layers.Input()
+spec.y = caffe.layers.Permute(spec.x, order=[1, 0])
+net = spec.to_proto()
+del net.layer[0]
+net.input.append("x")
+net.input_shape.extend([caffe_pb2.BlobShape(dim=[2, 3])])
+open({path!r}, "w").write(str(net))
+net = caffe.Net({path!r}, caffe.TEST)
+net.save({path!r} + ".caffemodel")
+net.copy_from({path!r} + ".caffemodel")
+caffe_pb2.NetParameter().ParseFromString(open({path!r} + ".caffemodel", "rb").read())
+print(net.forward()["y"].shape)
+"""
+    done = run(code, "ssd")
+    assert (done.stdout.strip(), done.returncode) == ("(3, 2)", 0), done.stderr
+
+
+def test_a_dialect_that_there_is_not() -> None:
+    done = run("import pycaffe_compat", "sdd")
+    assert done.returncode == 1
+    assert 'PYCAFFE_DIALECT: unknown dialect "sdd"; did you mean "ssd"?' in done.stderr
