@@ -47,6 +47,11 @@ class _Memory:
         else:
             self._tensor = value
 
+    def adopt(self, value: Tensor) -> None:
+        self.store(value)
+        # Where numpy can show the tensor as it lies in memory, no copy is needed to show it.
+        self._shown = value.device.type == "cpu" and value.dtype == torch.float32 and value.is_contiguous()
+
     def reshape(self, shape: tuple[int, ...]) -> None:
         if shape == self.shape:
             return
@@ -103,6 +108,10 @@ class Blob:
     def store_data(self, value: Tensor) -> None:
         """Take over new values: into the memory that was handed out, while the shape stays."""
         self._data.store(value)
+
+    def adopt_data(self, value: Tensor) -> None:
+        """Be another blob's values: what is written here is written there."""
+        self._data.adopt(value)
 
     def store_diff(self, value: Tensor) -> None:
         """Take over new gradients, likewise."""

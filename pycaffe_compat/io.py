@@ -5,6 +5,7 @@ Images are (H, W, K) arrays, float32 and 0..1 where :func:`load_image` made them
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from math import comb, factorial
 from os import PathLike, fspath
@@ -17,6 +18,16 @@ from .errors import DataError, NetError
 from .proto import caffe_pb2
 
 Dims: TypeAlias = Sequence[int] | np.ndarray
+
+
+def __getattr__(name: str) -> Any:
+    """``caffe.io.skimage``, which scripts take from here: where scikit-image is installed."""
+    if name == "skimage":
+        for part in ("io", "transform"):
+            importlib.import_module(f"skimage.{part}")
+        return importlib.import_module("skimage")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 # ------------------------------------------------------------------------------------------------ protocol buffers
 

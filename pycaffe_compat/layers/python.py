@@ -61,8 +61,11 @@ class _Bridge(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layer: Python, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         bottom = RawBlobVec(Blob() for _ in range(count))
-        for blob, tensor in zip(bottom, tensors, strict=False):
-            blob.store_data(tensor)
+        for name, blob, tensor in zip(layer.param.bottom, bottom, tensors, strict=False):
+            if name in layer.param.top:
+                blob.store_data(tensor)
+            else:
+                blob.adopt_data(tensor)  # what the layer writes into its bottoms stays there, as in Caffe
         top = layer.tops_for(bottom)
         with layer.users_code():
             layer.user.reshape(bottom, top)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 
@@ -44,10 +45,44 @@ class Shows(caffe.Layer):
         pass
 
 
+class Writes(caffe.Layer):
+    """Writes into its bottom, which is not its top."""
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        pass
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        top[0].reshape(*bottom[0].shape)
+
+    def forward(self, bottom: Any, top: Any) -> None:
+        top[0].data[...] = bottom[0].data
+        bottom[0].data[bottom[0].data < 0] = 7
+
+    def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
+        pass
+
+
+class Shrinks(caffe.Layer):
+    """Gives the blob in which it works in place another shape."""
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        self.shape = bottom[0].data.shape
+        self.reshape(bottom, top)
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        top[0].reshape(*eval(self.param_str_))
+
+    def forward(self, bottom: Any, top: Any) -> None:
+        pass
+
+    def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
+        bottom[0].reshape(*self.shape)
+
+
 @pytest.fixture
 def script_layers() -> Iterator[None]:
     module: Any = ModuleType("script_layers")
-    module.Shows = Shows
+    module.Shows, module.Writes, module.Shrinks = Shows, Writes, Shrinks
     sys.modules["script_layers"] = module
     yield
     del sys.modules["script_layers"]
@@ -93,6 +128,30 @@ def test_what_a_python_layer_is_told(script_layers: None, write_net: WriteNet, p
     assert vectors == [_caffe.RawBlobVec] * 4
 
 
+def python_layer(cls: str, bottom: str, top: str, param_str: str = "") -> str:
+    settings = f'module: "script_layers" layer: "{cls}" param_str: "{param_str}"'
+    return f'layer {{ name: "{cls}" type: "Python" bottom: "{bottom}" top: "{top}" python_param {{ {settings} }} }}\n'
+
+
+def test_what_a_python_layer_writes_into_its_bottom_stays(script_layers: None, write_net: WriteNet) -> None:
+    net = caffe.Net(write_net(TINY + python_layer("Writes", "y", "z")), caffe.TEST)
+    for looked_at in (False, True):
+        net.blobs["x"].data[...] = [[1, 2, 3], [-1, -2, -3]]
+        out = net.forward(blobs=["y"] if looked_at else None)
+        z, y = out["z"].copy(), net.blobs["y"].data
+        assert (z < 0).any()
+        np.testing.assert_array_equal(y, np.where(z < 0, 7, z))
+
+
+def test_a_blob_may_change_its_shape_in_place(script_layers: None, write_net: WriteNet) -> None:
+    net = caffe.Net(write_net("force_backward: true" + TINY + python_layer("Shrinks", "y", "y", "(4, 1)")), caffe.TRAIN)
+    for _ in range(2):
+        net.blobs["x"].data[...] = 1
+        assert net.forward()["y"].shape == (4, 1)
+        net.blobs["y"].diff[...] = 1
+        assert net.backward()["x"].any()
+
+
 # ---- what pycaffe's wrapper leaves on a net
 
 
@@ -100,6 +159,29 @@ def test_lists_that_the_wrapper_keeps(write_net: WriteNet) -> None:
     net = caffe.Net(write_net(TINY), caffe.TEST)
     assert (net._input_list, net._output_list) == (["x"], ["y"])
     assert net.forward()[net._output_list[-1]].shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda net: net.forward(end="ipp"), ValueError, 'has no layer "ipp"'),
+        (lambda net: net.backward(start="ipp"), ValueError, 'has no layer "ipp"'),
+        (lambda net: net.forward(blobs=["z"]), KeyError, '"z" is no blob of net'),
+        (lambda net: net.blobs["z"], KeyError, "z"),
+        (lambda net: net.blobs.__setitem__("x", np.zeros(6)), NetError, r'write net.blobs\["x"\].data\[...\] ='),
+    ],
+)
+def test_names_that_there_are_not(call: Callable[[caffe.Net], object], kind: type[Exception], message: str, write_net: WriteNet) -> None:
+    with pytest.raises(kind, match=message):
+        call(caffe.Net(write_net(TINY), caffe.TEST))
+
+
+def test_scikit_image_is_found_in_io() -> None:
+    skimage = pytest.importorskip("skimage")
+    assert caffe.io.skimage is skimage
+    assert caffe.io.skimage.io.imread
+    with pytest.raises(AttributeError, match="no attribute 'imread'"):
+        caffe.io.imread  # noqa: B018
 
 
 # ---- training on several devices, as Caffe's own script does it
