@@ -20,13 +20,17 @@ from .proto import caffe_pb2
 Dims: TypeAlias = Sequence[int] | np.ndarray
 
 
+_ELSEWHERE = {"skimage": "skimage", "resize": "skimage.transform", "zoom": "scipy.ndimage"}
+
+
 def __getattr__(name: str) -> Any:
-    """``caffe.io.skimage``, which scripts take from here: where scikit-image is installed."""
-    if name == "skimage":
-        for part in ("io", "transform"):
-            importlib.import_module(f"skimage.{part}")
-        return importlib.import_module("skimage")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What pycaffe's module has only because it imports it, and scripts take from it: ``caffe.io.skimage``,
+    ``caffe.io.resize``. They need scikit-image and SciPy, as they do there."""
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module("skimage.io")
+    module = importlib.import_module(_ELSEWHERE[name])
+    return module if name == "skimage" else getattr(module, name)
 
 
 # ------------------------------------------------------------------------------------------------ protocol buffers

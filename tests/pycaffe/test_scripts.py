@@ -176,10 +176,12 @@ def test_names_that_there_are_not(call: Callable[[caffe.Net], object], kind: typ
         call(caffe.Net(write_net(TINY), caffe.TEST))
 
 
-def test_scikit_image_is_found_in_io() -> None:
+def test_what_pycaffes_io_imports_is_found_there() -> None:
     skimage = pytest.importorskip("skimage")
     assert caffe.io.skimage is skimage
     assert caffe.io.skimage.io.imread
+    assert caffe.io.resize(np.ones((4, 4, 3)), (2, 3, 3)).shape == (2, 3, 3)
+    assert caffe.io.zoom(np.ones((4, 4)), 2).shape == (8, 8)
     with pytest.raises(AttributeError, match="no attribute 'imread'"):
         caffe.io.imread  # noqa: B018
 
@@ -257,6 +259,24 @@ print(net.forward()["y"].shape)
 """
     done = run(code, "ssd")
     assert (done.stdout.strip(), done.returncode) == ("(3, 2)", 0), done.stderr
+
+
+def test_a_forks_own_modules_are_found_on_the_path(tmp_path: Path) -> None:
+    (tmp_path / "python" / "caffe").mkdir(parents=True)
+    (tmp_path / "python" / "caffe" / "model_libs.py").write_text("from caffe import layers as L\nmade = L.Input()\n")
+    (tmp_path / "python" / "caffe" / "io.py").write_text("raise ImportError('ours comes first')\n")
+    code = f"""
+import sys, pycaffe_compat
+pycaffe_compat.install_as_caffe()
+sys.path.insert(0, {str(tmp_path / "python")!r})
+import caffe
+from caffe.model_libs import *
+import caffe.io
+assert caffe.io is pycaffe_compat.io and sys.modules["caffe.model_libs"].made is made
+print(made.fn.type_name)
+"""
+    done = run(code, "")
+    assert (done.stdout.strip(), done.returncode) == ("Input", 0), done.stderr
 
 
 def test_a_dialect_that_there_is_not() -> None:
