@@ -13,6 +13,7 @@ from os import PathLike
 
 import torch
 
+from . import _caffe as _caffe
 from . import io, layers, log, proto
 from .alias import install_as_caffe
 from .blob import Blob

@@ -7,10 +7,12 @@ a second registry of layers and classes that are not the first ones.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from types import ModuleType
 
 from .errors import CaffeError
@@ -19,12 +21,20 @@ _PACKAGE, _ALIAS = __package__, "caffe"
 
 
 class _AliasFinder(MetaPathFinder, Loader):
-    """Finds ``caffe.X`` as ``pycaffe_compat.X``."""
+    """Finds ``caffe.X`` as ``pycaffe_compat.X``; what is not there, in folders named caffe on sys.path."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname.startswith(f"{_ALIAS}.") else None
+        if not fullname.startswith(f"{_ALIAS}."):
+            return None
+        own, _, name = fullname.rpartition(".")
+        if own == _ALIAS and find_spec(f"{_PACKAGE}.{name}") is None:
+            # A fork's own module, such as SSD's caffe/model_libs.py: its scripts put the fork's folder on sys.path.
+            found = PathFinder.find_spec(fullname, [os.path.join(folder, _ALIAS) for folder in sys.path])
+            if found is not None:
+                return found
+        return ModuleSpec(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         name = _PACKAGE + spec.name.removeprefix(_ALIAS)

@@ -47,6 +47,11 @@ class _Memory:
         else:
             self._tensor = value
 
+    def adopt(self, value: Tensor) -> None:
+        self.store(value)
+        # Where numpy can show the tensor as it lies in memory, no copy is needed to show it.
+        self._shown = value.device.type == "cpu" and value.dtype == torch.float32 and value.is_contiguous()
+
     def reshape(self, shape: tuple[int, ...]) -> None:
         if shape == self.shape:
             return
@@ -103,6 +108,10 @@ class Blob:
     def store_data(self, value: Tensor) -> None:
         """Take over new values: into the memory that was handed out, while the shape stays."""
         self._data.store(value)
+
+    def adopt_data(self, value: Tensor) -> None:
+        """Be another blob's values: what is written here is written there."""
+        self._data.adopt(value)
 
     def store_diff(self, value: Tensor) -> None:
         """Take over new gradients, likewise."""
@@ -197,6 +206,25 @@ class ParameterBlob(Blob):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         return parameter.grad.view(shape)
+
+
+class RawBlobVec(list[Blob]):
+    """A Python layer's bottoms or tops."""
+
+
+class BlobVec(list[ParameterBlob]):
+    """A layer's parameters, as ``net.params`` and a layer's ``blobs`` show them."""
+
+    def __init__(self, layer: nn.Module, names: Sequence[str] = ()) -> None:
+        super().__init__(ParameterBlob(layer, name) for name in names)
+        self._layer = layer
+
+    def add_blob(self, *shape: int) -> None:
+        """Add one of zeros: what a layer written in Python does in its ``setup``."""
+        add = getattr(self._layer, "add_array", None)
+        if add is None:
+            raise NetError("add_blob: only layers written in Python declare parameters so, in their setup")
+        self.append(add(_dims(shape)))
 
 
 def _dims(shape: Sequence[int]) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ Images are (H, W, K) arrays, float32 and 0..1 where :func:`load_image` made them
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from math import comb, factorial
 from os import PathLike, fspath
@@ -17,6 +18,20 @@ from .errors import DataError, NetError
 from .proto import caffe_pb2
 
 Dims: TypeAlias = Sequence[int] | np.ndarray
+
+
+_ELSEWHERE = {"skimage": "skimage", "resize": "skimage.transform", "zoom": "scipy.ndimage"}
+
+
+def __getattr__(name: str) -> Any:
+    """What pycaffe's module has only because it imports it, and scripts take from it: ``caffe.io.skimage``,
+    ``caffe.io.resize``. They need scikit-image and SciPy, as they do there."""
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module("skimage.io")
+    module = importlib.import_module(_ELSEWHERE[name])
+    return module if name == "skimage" else getattr(module, name)
+
 
 # ------------------------------------------------------------------------------------------------ protocol buffers
 

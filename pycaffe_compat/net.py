@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import inplace, log
-from .blob import Blob, ParameterBlob
+from .blob import Blob, BlobVec
 from .errors import CaffeError, NetError
 from .graph import Graph, Node, share_parameters
 from .layers.base import as_tuple, shape_text
@@ -28,6 +28,21 @@ Callback = Callable[[int], object]
 """Called with a layer's number."""
 
 
+class _Blobs(OrderedDict[str, Blob]):
+    """``net.blobs``. In pycaffe an array put in a blob's place is never read: the net computes on with old values."""
+
+    def __setitem__(self, name: str, value: Blob) -> None:
+        if not isinstance(value, Blob):
+            raise NetError(f'net.blobs["{name}"] = ... changes no blob: write net.blobs["{name}"].data[...] = ...')
+        super().__setitem__(name, value)
+
+
+class _NoSuchName(NetError, ValueError, KeyError):
+    """NetError, and for scripts what pycaffe raised: ValueError for a layer, KeyError for a blob."""
+
+    __str__ = Exception.__str__  # KeyError's would quote the message
+
+
 class NetLayer:
     """A layer as ``net.layers`` shows it. (For a Python layer the user's own object stands there.)
 
@@ -36,7 +51,7 @@ class NetLayer:
         blobs: its parameters, those of ``net.params``.
     """
 
-    def __init__(self, kind: str, blobs: list[ParameterBlob]) -> None:
+    def __init__(self, kind: str, blobs: BlobVec) -> None:
         self.type, self.blobs = kind, blobs
 
 
@@ -81,12 +96,12 @@ class Net:
         graph = network_file if isinstance(network_file, Graph) else Graph(network_file, phase, level, stages or ())
         self.graph = graph
         losses = graph.loss_weights
-        self.blobs: OrderedDict[str, Blob] = OrderedDict()
+        self.blobs: OrderedDict[str, Blob] = _Blobs()
         for node in graph.nodes:
             for top in node.tops:
                 self.blobs.setdefault(top, Blob(graph.shapes[top], losses.get(top, 0.0)))
         self.layers: list[Any] = [_shown(node) for node in graph.nodes]
-        self.params: OrderedDict[str, list[ParameterBlob]] = OrderedDict(
+        self.params: OrderedDict[str, BlobVec] = OrderedDict(
             (node.name, layer.blobs) for node, layer in zip(graph.nodes, self.layers, strict=True) if len(layer.blobs)
         )
         self._tape: dict[str, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
@@ -164,6 +179,14 @@ class Net:
     @property
     def _outputs(self) -> list[int]:
         return self._ids(self.outputs)
+
+    @property
+    def _input_list(self) -> list[str]:
+        return self.inputs
+
+    @property
+    def _output_list(self) -> list[str]:
+        return self.outputs
 
     def _top_ids(self, layer: int) -> list[int]:
         return self._ids(self.graph.nodes[layer].tops)
@@ -295,14 +318,14 @@ class Net:
 
     def _blob(self, name: str) -> Blob:
         if name not in self.blobs:
-            raise NetError(f'"{name}" is no blob of net "{self.name}"')
+            raise _NoSuchName(f'"{name}" is no blob of net "{self.name}"')
         return self.blobs[name]
 
     def _index(self, layer: str) -> int:
         for i, node in enumerate(self.graph.nodes):
             if node.name == layer:
                 return i
-        raise NetError(f'net "{self.name}" has no layer "{layer}"')
+        raise _NoSuchName(f'net "{self.name}" has no layer "{layer}"')
 
     def _forward(self, start: int, end: int) -> float:
         """Run layers number ``start`` to ``end``; what they add to the loss."""
@@ -466,4 +489,4 @@ class Net:
 def _shown(node: Node) -> Any:
     if isinstance(node.layer, Python):
         return node.layer.user
-    return NetLayer(node.type, [ParameterBlob(node.layer, name) for name in node.layer.blob_names])
+    return NetLayer(node.type, BlobVec(node.layer, node.layer.blob_names))

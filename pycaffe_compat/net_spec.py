@@ -13,22 +13,24 @@ names: those under which a NetSpec holds the tops, else the type with a number.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import NetError
 from .naming import did_you_mean
 from .proto import caffe_pb2
+from .proto.dialects import Dialect, candidates
 
 
 def param_name_dict() -> dict[str, str]:
     """Layer type -> the name of its message in LayerParameter without ``_param``: ``{"InnerProduct":
     "inner_product", ...}``, read from the schema (a message's name is the type's with ``Parameter`` behind it)."""
-    pairs = ((f.message_type, f.name) for f in caffe_pb2.LayerParameter.DESCRIPTOR.fields if f.name.endswith("_param"))
+    return _param_names(caffe_pb2.LayerParameter)
+
+
+def _param_names(layer: Any) -> dict[str, str]:
+    pairs = ((f.message_type, f.name) for f in layer.DESCRIPTOR.fields if f.name.endswith("_param"))
     return {t.name.removesuffix("Parameter"): name.removesuffix("_param") for t, name in pairs if t is not None}
-
-
-_PARAM_NAMES = param_name_dict()
 
 
 class Top:
@@ -78,8 +80,10 @@ class Function:
 class _Writer:
     """Gives the layers names and writes them, each after those that it needs."""
 
-    def __init__(self, names: Mapping[Any, str]) -> None:
+    def __init__(self, names: Mapping[Any, str], dialect: Dialect) -> None:
         self.names: dict[Any, str] = dict(names)
+        self.dialect = dialect
+        self.params = _param_names(dialect["LayerParameter"])
         self.layers: OrderedDict[Function, caffe_pb2.LayerParameter] = OrderedDict()
         self._numbers: Counter[str] = Counter()
 
@@ -97,12 +101,12 @@ class _Writer:
                 self.layers[now] = self._layer(now)
 
     def _layer(self, fn: Function) -> caffe_pb2.LayerParameter:
-        layer = caffe_pb2.LayerParameter(type=fn.type_name)
+        layer: caffe_pb2.LayerParameter = self.dialect["LayerParameter"](type=fn.type_name)
         layer.bottom.extend(self.layers[top.fn].top[top.n] for top in fn.inputs)
         layer.top.extend(layer.bottom if fn.in_place else [self._name(top) for top in fn.tops])
         layer.name = self._name(fn.tops[0]) if fn.tops else self._name(fn)
         for key, value in fn.params.items():
-            _set_layer_field(layer, key, value)
+            _set_layer_field(layer, self.params.get(fn.type_name), key, value)
         return layer
 
     def _name(self, thing: Top | Function) -> str:
@@ -113,22 +117,33 @@ class _Writer:
         return self.names[thing]
 
     def net(self) -> caffe_pb2.NetParameter:
-        net = caffe_pb2.NetParameter()
+        net: caffe_pb2.NetParameter = self.dialect["NetParameter"]()
         net.layer.extend(self.layers.values())
         return net
 
 
+def _net_of(functions: Sequence[Function], names: Mapping[Any, str]) -> caffe_pb2.NetParameter:
+    """The net of all layers that these need, in the first dialect that has all of their settings."""
+    faults: list[tuple[int, NetError]] = []
+    for dialect in candidates(None):
+        writer = _Writer(names, dialect)
+        try:
+            for fn in functions:
+                writer.write(fn)
+        except NetError as error:
+            faults.append((len(writer.layers), error))
+        else:
+            return writer.net()
+    raise max(faults, key=lambda fault: fault[0])[1]  # that of the dialect which knows most of it
+
+
 def to_proto(*tops: Top) -> caffe_pb2.NetParameter:
     """The net of all layers that these tops need."""
-    writer = _Writer({})
-    for top in tops:
-        writer.write(top.fn)
-    return writer.net()
+    return _net_of([top.fn for top in tops], {})
 
 
-def _set_layer_field(layer: caffe_pb2.LayerParameter, key: str, value: Any) -> None:
+def _set_layer_field(layer: caffe_pb2.LayerParameter, own: str | None, key: str, value: Any) -> None:
     """A setting goes into the type's own message if that has the field, else into LayerParameter."""
-    own = _PARAM_NAMES.get(layer.type)
     message = getattr(layer, f"{own}_param") if own and not key.endswith("param") else None
     known = [*(message.DESCRIPTOR.fields_by_name if message else ()), *layer.DESCRIPTOR.fields_by_name]
     if key not in known:
@@ -223,12 +238,11 @@ class NetSpec:
 
     def to_proto(self) -> caffe_pb2.NetParameter:
         """The net of all layers that the tops need, under the NetSpec's names."""
-        writer = _Writer({top: name for name, top in self.tops.items()})
         for name, top in self.tops.items():
             if not isinstance(top, (Top, Function)):
                 raise TypeError(f"NetSpec: {name!r} is not a Top (type is {type(top)})")
-            writer.write(top.fn if isinstance(top, Top) else top)
-        return writer.net()
+        functions = [top.fn if isinstance(top, Top) else top for top in self.tops.values()]
+        return _net_of(functions, {top: name for name, top in self.tops.items()})
 
 
 def layer_function(name: str) -> Callable[..., Any]:

@@ -241,6 +241,9 @@ class NCCL:
         """A name for the link."""
         return os.urandom(16)
 
+    def __call__(self, layer: int) -> None:
+        """Does nothing: what ``net.after_backward(nccl)`` asks for, gradients as they come, is done for all at once."""
+
     def bcast(self) -> None:
         """Give all ranks the first one's weights. All must call it."""
         if distributed.ranks() > 1:

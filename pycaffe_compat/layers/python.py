@@ -10,33 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..blob import Blob, ParameterBlob
+from ..blob import Blob, BlobVec, ParameterBlob, RawBlobVec
 from ..errors import CaffeError, NetError
+from ..proto import caffe_pb2
 from .base import Layer, register
 
 
-class BlobVec(list[ParameterBlob]):
-    """A layer's parameter blobs. ``add_blob(*shape)`` adds one of zeros; a layer's ``setup`` declares its own so."""
+class _Phase(int):
+    """A number as in Caffe, which calls itself TRAIN or TEST as in the fork that py-faster-rcnn's layers are for."""
 
-    def __init__(self, layer: Python) -> None:
-        super().__init__()
-        self._layer = layer
-
-    def add_blob(self, *shape: int) -> None:
-        self.append(self._layer.add_array(shape))
+    def __str__(self) -> str:
+        return caffe_pb2.Phase.Name(int(self))
 
 
 class PythonLayer:
     """Base of layers written in Python (``caffe.Layer`` there).
 
     Attributes:
-        param_str: the string that the net gives.
+        param_str: the string that the net gives. (``param_str_`` in layers of before 2015.)
         phase: TRAIN (0) or TEST (1).
-        blobs: the parameters, see :class:`BlobVec`.
+        blobs: the parameters; ``add_blob(*shape)`` in ``setup`` adds one of zeros.
     """
 
     type = "Python"
     param_str: str = ""
+    param_str_: str = ""
     phase: int = 1
     blobs: BlobVec
 
@@ -62,9 +60,12 @@ class _Bridge(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, layer: Python, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        bottom = [Blob() for _ in range(count)]
-        for blob, tensor in zip(bottom, tensors, strict=False):
-            blob.store_data(tensor)
+        bottom = RawBlobVec(Blob() for _ in range(count))
+        for name, blob, tensor in zip(layer.param.bottom, bottom, tensors, strict=False):
+            if name in layer.param.top:
+                blob.store_data(tensor)
+            else:
+                blob.adopt_data(tensor)  # what the layer writes into its bottoms stays there, as in Caffe
         top = layer.tops_for(bottom)
         with layer.users_code():
             layer.user.reshape(bottom, top)
@@ -105,10 +106,11 @@ class Python(Layer):
         if cls is None:
             raise NetError(f'module "{s.module}" ({module.__file__}) has no class "{s.layer}"')
         self.top_blobs = [Blob() for _ in self.param.top]
-        bottom = [Blob(b.shape) for b in bottoms]
+        bottom = RawBlobVec(Blob(b.shape) for b in bottoms)
         with self.users_code():
             self.user = cls(self.param)
-            self.user.param_str, self.user.phase, self.user.blobs = s.param_str, self.phase, BlobVec(self)
+            self.user.param_str = self.user.param_str_ = s.param_str
+            self.user.phase, self.user.blobs = _Phase(self.phase), BlobVec(self)
             self.user.setup(bottom, self.tops_for(bottom))
 
     def add_array(self, shape: Sequence[int]) -> ParameterBlob:
@@ -121,10 +123,10 @@ class Python(Layer):
     def fill(self) -> None:
         """Nothing to do: the user's ``setup`` has written its values already."""
 
-    def tops_for(self, bottom: Sequence[Blob]) -> list[Blob]:
+    def tops_for(self, bottom: Sequence[Blob]) -> RawBlobVec:
         """The top blobs; one that works in place is the bottom itself."""
         own = dict(zip(self.param.bottom, bottom, strict=True))
-        return [own.get(name, blob) for name, blob in zip(self.param.top, self.top_blobs, strict=True)]
+        return RawBlobVec(own.get(name, blob) for name, blob in zip(self.param.top, self.top_blobs, strict=True))
 
     @contextmanager
     def users_code(self) -> Iterator[None]:
@@ -139,7 +141,7 @@ class Python(Layer):
             raise
 
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
-        bottom = [Blob(b.shape) for b in bottoms]
+        bottom = RawBlobVec(Blob(b.shape) for b in bottoms)
         top = self.tops_for(bottom)
         with self.users_code():
             self.user.reshape(bottom, top)

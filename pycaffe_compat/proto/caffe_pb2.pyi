@@ -8,6 +8,7 @@ from google.protobuf.internal.containers import RepeatedScalarFieldContainer as 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message
 
+DIALECT: str
 DESCRIPTOR: FileDescriptor
 
 Phase: EnumTypeWrapper

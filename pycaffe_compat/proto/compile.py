@@ -46,6 +46,7 @@ def stub(schema: FileDescriptorSet) -> str:
         "from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper",
         "from google.protobuf.message import Message",
         "",
+        "DIALECT: str",
         "DESCRIPTOR: FileDescriptor",
     ]
     for enum in file.enum_type:

@@ -34,9 +34,7 @@ from pycaffe_compat.errors import PrototxtError
 from pycaffe_compat.naming import unknown
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.protofile import HERE, SchemaError, complete, read_schema
-from pycaffe_compat.proto.schema import load_schema
-
-NAMES = ("bvlc", "ssd", "nvidia", "community", "intel")  # intel last: its strings may be any bytes
+from pycaffe_compat.proto.schema import NAMES, built_in, load_schema
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,7 @@ def find_dialect(dialect: str | os.PathLike[str] | Dialect) -> Dialect:
 
 @cache
 def _built_in(name: str) -> Dialect:
-    if name == "bvlc":
-        return Dialect(name, vars(caffe_pb2))
-    return Dialect(name, load_schema(Path(__file__).with_name(f"{name}.desc").read_bytes(), __name__))
+    return Dialect(name, built_in(name))
 
 
 def _of_file(name: str) -> Dialect:
@@ -100,9 +96,9 @@ def _of_file(name: str) -> Dialect:
 
 
 def candidates(dialect: str | os.PathLike[str] | Dialect | None) -> Iterator[Dialect]:
-    """What a file is to be tried as: the given dialect, else all in turn."""
+    """What a file is to be tried as: the given dialect, else all in turn, ``caffe_pb2``'s own first."""
     if dialect is None:
-        yield from map(_built_in, NAMES)
+        yield from map(_built_in, sorted(NAMES, key=lambda name: name != caffe_pb2.DIALECT))
     else:
         yield find_dialect(dialect)
 

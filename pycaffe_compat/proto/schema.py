@@ -6,11 +6,23 @@ apart, any number of schemas live in one process.
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
+NAMES = ("bvlc", "ssd", "nvidia", "community", "intel")  # intel last: its strings may be any bytes
+"""The schemas that are here: stock Caffe's and the forks'; see ``dialects``."""
+
+
+@cache
+def built_in(name: str) -> dict[str, Any]:
+    """The public names of one of them."""
+    file = Path(__file__).with_name("caffe.desc" if name == "bvlc" else f"{name}.desc")
+    return load_schema(file.read_bytes(), "pycaffe_compat.proto.caffe_pb2")
 
 
 def load_schema(content: bytes, module: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from google.protobuf.message import Message
 
 from pycaffe_compat.errors import PrototxtError
 from pycaffe_compat.naming import one_line
-from pycaffe_compat.proto.dialects import NAMES, Dialect, candidates
+from pycaffe_compat.proto.dialects import Dialect, candidates
+from pycaffe_compat.proto.schema import NAMES
 from pycaffe_compat.proto.sniff import describe_content
 from pycaffe_compat.proto.source import NetSource
 from pycaffe_compat.proto.textformat import TOKEN, Entry, Problem, TextError, fill, lost, parse_entries

@@ -194,7 +194,7 @@ class Solver:
                 f"{self.where}: {len(param.test_iter)} test_iter for {len(wanted)} test nets: give one each"
                 + (", and more for further test passes of the net itself" if generic else "")
             )
-        wanted += [(generic[0], getattr(param, generic[0]))] * spare
+        wanted += [(name, getattr(param, name)) for name in generic[:1] * spare]
         if param.test_state and len(param.test_state) != len(wanted):
             raise SolverError(
                 f"{self.where}: {len(param.test_state)} test_state for {len(wanted)} test nets: give one each"

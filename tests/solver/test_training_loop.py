@@ -217,6 +217,15 @@ def test_test_results_are_means_over_its_batches(solver_file: SolverFile) -> Non
     assert many == pytest.approx(np.mean([single.test()["loss"][0] for _ in range(5)]), rel=1e-6)
 
 
+def test_train_net_and_test_net_without_a_net_of_both(solver_file: SolverFile, workdir: Path) -> None:
+    (workdir / "other.prototxt").write_text((workdir / "net.prototxt").read_text())
+    fields = {"net": None, "train_net": '"net.prototxt"', "test_net": '"other.prototxt"', "test_iter": 2, "test_interval": 4}
+    solver = Solver(solver_file(**fields))
+    assert len(solver.test_graphs) == 1
+    solver.step(1)
+    assert solver.test_all()[0]["loss"][0] > 0
+
+
 def test_several_test_nets_with_states(solver_file: SolverFile, workdir: Path) -> None:
     text = (workdir / "net.prototxt").read_text()
     text += 'layer { name: "out" type: "Sigmoid" bottom: "conv2" top: "out" include { stage: "more" } }'

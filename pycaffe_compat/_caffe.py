@@ -1,0 +1,66 @@
+"""The names of pycaffe's compiled module.
+
+Scripts ask ``type(net.params[name]) is caffe._caffe.BlobVec`` and import from here what ``caffe`` has too.
+"""
+
+from . import log
+from .blob import Blob, BlobVec, RawBlobVec
+from .layers.python import PythonLayer as Layer
+from .net import Net
+from .pycaffe import (
+    NCCL,
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    Solver,
+    Timer,
+    get_solver,
+    has_nccl,
+    init_log,
+    layer_type_list,
+    set_device,
+    set_mode_cpu,
+    set_mode_gpu,
+    set_multiprocess,
+    set_random_seed,
+    set_solver_count,
+    set_solver_rank,
+    solver_count,
+    solver_rank,
+)
+from .version import __version__
+
+__all__ = [
+    "NCCL",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "Blob",
+    "BlobVec",
+    "Layer",
+    "NesterovSolver",
+    "Net",
+    "RMSPropSolver",
+    "RawBlobVec",
+    "SGDSolver",
+    "Solver",
+    "Timer",
+    "__version__",
+    "get_solver",
+    "has_nccl",
+    "init_log",
+    "layer_type_list",
+    "log",
+    "set_device",
+    "set_mode_cpu",
+    "set_mode_gpu",
+    "set_multiprocess",
+    "set_random_seed",
+    "set_solver_count",
+    "set_solver_rank",
+    "solver_count",
+    "solver_rank",
+]
