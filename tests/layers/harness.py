@@ -89,3 +89,36 @@ def check_error(text: str, bottoms: Sequence[Bottom], message: str) -> None:
     assert message in str(error.value)
     assert f'test.prototxt:{len(bottoms) + 1}: layer "op"' in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# What every table is put to:  test_forward_is_the_formula = forward_test(TABLE)
+
+
+def forward_test(rows: Sequence[Row]) -> Callable[..., None]:
+    """A test of each row's tops."""
+
+    @pytest.mark.parametrize("row", rows, ids=lambda row: ids(row[0]))
+    def test(row: Row) -> None:
+        check_forward(row)
+
+    return test
+
+
+def gradient_test(rows: Sequence[Row]) -> Callable[..., None]:
+    """A test of each row's gradients."""
+
+    @pytest.mark.parametrize("row", rows, ids=lambda row: ids(row[0]))
+    def test(row: Row) -> None:
+        check_gradient(row)
+
+    return test
+
+
+def error_test(rows: Sequence[tuple[str, Sequence[Bottom], str]]) -> Callable[..., None]:
+    """A test of each (layer text, bottoms, what the message says)."""
+
+    @pytest.mark.parametrize(("text", "bottoms", "message"), rows)
+    def test(text: str, bottoms: Sequence[Bottom], message: str) -> None:
+        check_error(text, bottoms, message)
+
+    return test

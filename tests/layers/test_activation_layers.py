@@ -8,7 +8,7 @@ import torch
 from scipy import special
 
 from pycaffe_compat.graph import TEST, TRAIN
-from tests.layers.harness import Row, build, check_error, check_forward, check_gradient, ids, op
+from tests.layers.harness import Row, build, error_test, forward_test, gradient_test, op
 
 TABLE: list[Row] = [
     (op("AbsVal"), [(2, 3, 4)], lambda x, p: [abs(x[0])]),
@@ -46,19 +46,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("row", TABLE + FORWARD_ONLY, ids=lambda row: ids(row[0]))
-def test_forward_is_the_formula(row: Row) -> None:
-    check_forward(row)
-
-
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_gradient_is_the_finite_difference(row: Row) -> None:
-    check_gradient(row)
-
-
-@pytest.mark.parametrize(("text", "bottoms", "message"), BAD)
-def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -> None:
-    check_error(text, bottoms, message)
+test_forward_is_the_formula = forward_test(TABLE + FORWARD_ONLY)
+test_gradient_is_the_finite_difference = gradient_test(TABLE)
+test_bad_settings = error_test(BAD)
 
 
 @pytest.mark.parametrize(

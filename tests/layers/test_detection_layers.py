@@ -19,7 +19,7 @@ from pycaffe_compat.graph import TEST, TRAIN, Graph
 from pycaffe_compat.proto.binary_net import read_binary_net
 from pycaffe_compat.proto.text import parse_net
 from pycaffe_compat.weights import read_weights, write_weights
-from tests.layers.harness import Row, build, check_error, check_forward, check_gradient, ids, op
+from tests.layers.harness import Row, build, error_test, forward_test, gradient_test, op
 
 RNG = np.random.default_rng(7)
 F = np.float32
@@ -217,19 +217,9 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", TABLE + FORWARD_ONLY, ids=lambda row: ids(row[0]))
-def test_forward_is_the_formula(row: Row) -> None:
-    check_forward(row)
-
-
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_gradient_is_the_finite_difference(row: Row) -> None:
-    check_gradient(row)
-
-
-@pytest.mark.parametrize(("text", "bottoms", "message"), BAD)
-def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -> None:
-    check_error(text, bottoms, message)
+test_forward_is_the_formula = forward_test(TABLE + FORWARD_ONLY)
+test_gradient_is_the_finite_difference = gradient_test(TABLE)
+test_bad_settings = error_test(BAD)
 
 
 # ------------------------------------------------------------------------------------------- DetectionOutput, by hand

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.layers.harness import Row, check_error, check_forward, check_gradient, ids, op
+from tests.layers.harness import Row, error_test, forward_test, gradient_test, op
 
 FILLED = 'filler { type: "gaussian" } bias_filler { type: "gaussian" }'
 
@@ -45,16 +43,6 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_forward_is_the_formula(row: Row) -> None:
-    check_forward(row)
-
-
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_gradient_is_the_finite_difference(row: Row) -> None:
-    check_gradient(row)
-
-
-@pytest.mark.parametrize(("text", "bottoms", "message"), BAD)
-def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -> None:
-    check_error(text, bottoms, message)
+test_forward_is_the_formula = forward_test(TABLE)
+test_gradient_is_the_finite_difference = gradient_test(TABLE)
+test_bad_settings = error_test(BAD)

@@ -15,7 +15,7 @@ from pycaffe_compat import DataError, SolverError, log
 from pycaffe_compat.detection_scores import average_precisions
 from pycaffe_compat.proto.text import parse_solver
 from pycaffe_compat.solver import Solver
-from tests.layers.harness import Row, build, check_error, check_forward, ids, op
+from tests.layers.harness import Row, build, check_error, error_test, forward_test, op
 
 
 def evaluate(settings: str) -> str:
@@ -118,14 +118,8 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", FORWARD_ONLY, ids=lambda row: ids(row[0]))
-def test_scores_are_those_of_the_loops(row: Row) -> None:
-    check_forward(row)
-
-
-@pytest.mark.parametrize(("text", "bottoms", "message"), BAD)
-def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -> None:
-    check_error(text, bottoms, message)
+test_scores_are_those_of_the_loops = forward_test(FORWARD_ONLY)
+test_bad_settings = error_test(BAD)
 
 
 @pytest.mark.parametrize(

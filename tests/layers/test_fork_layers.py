@@ -14,7 +14,7 @@ import torch
 from pycaffe_compat import DataError
 from pycaffe_compat.export import Deployed, export_onnx, verify_onnx
 from pycaffe_compat.graph import TEST
-from tests.layers.harness import Row, build, check_error, check_forward, check_gradient, ids, op
+from tests.layers.harness import Row, build, error_test, forward_test, gradient_test, ids, op
 
 
 def interp(settings: str) -> str:
@@ -196,19 +196,9 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_forward_is_the_formula(row: Row) -> None:
-    check_forward(row)
-
-
-@pytest.mark.parametrize("row", [row for row in TABLE if isinstance(row[1][0], tuple)], ids=lambda row: ids(row[0]))
-def test_gradient_is_the_finite_difference(row: Row) -> None:
-    check_gradient(row)
-
-
-@pytest.mark.parametrize(("text", "bottoms", "message"), BAD)
-def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -> None:
-    check_error(text, bottoms, message)
+test_forward_is_the_formula = forward_test(TABLE)
+test_gradient_is_the_finite_difference = gradient_test([row for row in TABLE if isinstance(row[1][0], tuple)])
+test_bad_settings = error_test(BAD)
 
 
 # ---------------------------------------------------------------------------------------------------- the edges of it

@@ -15,7 +15,7 @@ from pycaffe_compat.export import Deployed, export_onnx
 from pycaffe_compat.graph import TRAIN, Graph
 from pycaffe_compat.layers import boxes as box
 from pycaffe_compat.proto.text import parse_net
-from tests.layers.harness import Row, build, check_error, check_forward, check_gradient, ids, op
+from tests.layers.harness import Row, build, check_forward, error_test, gradient_test, op
 
 CODES = ("CORNER", "CENTER_SIZE", "CORNER_SIZE")
 
@@ -320,14 +320,8 @@ def test_gradients_are_the_closed_form(settings: str, more: str, bottoms: list[A
         np.testing.assert_allclose(got, slope, rtol=1e-7, atol=1e-12)
 
 
-@pytest.mark.parametrize("row", TABLE[:4], ids=lambda row: ids(row[0]))
-def test_gradient_is_the_finite_difference(row: Row) -> None:
-    check_gradient(row)
-
-
-@pytest.mark.parametrize(("text", "bottoms", "message"), BAD)
-def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -> None:
-    check_error(text, bottoms, message)
+test_gradient_is_the_finite_difference = gradient_test(TABLE[:4])
+test_bad_settings = error_test(BAD)
 
 
 # ------------------------------------------------------------------------------------------------------------ by hand

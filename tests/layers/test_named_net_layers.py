@@ -13,7 +13,7 @@ import torch
 from pycaffe_compat import DataError, NetError
 from pycaffe_compat.export import Deployed, export_onnx, verify_onnx
 from pycaffe_compat.graph import TEST, TRAIN
-from tests.layers.harness import Row, build, check_error, check_forward, check_gradient, ids, op
+from tests.layers.harness import Row, build, error_test, forward_test, gradient_test, op
 
 GAUSS = 'filler { type: "gaussian" mean: 1 std: 0.5 }'
 PSPNET = f"slope_{GAUSS} bias_{GAUSS}"
@@ -161,19 +161,9 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_forward_is_the_formula(row: Row) -> None:
-    check_forward(row)
-
-
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_gradient_is_the_finite_difference(row: Row) -> None:
-    check_gradient(row)
-
-
-@pytest.mark.parametrize(("text", "bottoms", "message"), BAD)
-def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -> None:
-    check_error(text, bottoms, message)
+test_forward_is_the_formula = forward_test(TABLE)
+test_gradient_is_the_finite_difference = gradient_test(TABLE)
+test_bad_settings = error_test(BAD)
 
 
 # ---------------------------------------------------------------------------------------------------- the edges of it

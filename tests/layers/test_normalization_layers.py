@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from pycaffe_compat.graph import TEST, TRAIN
-from tests.layers.harness import Row, build, check_error, check_forward, check_gradient, ids, op
+from tests.layers.harness import Row, build, error_test, forward_test, gradient_test, op
 
 
 def normalized(x: np.ndarray, axes: tuple[int, ...], eps: float = 0.0, inside: float = 0.0) -> np.ndarray:
@@ -65,19 +64,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("row", TABLE + FORWARD_ONLY, ids=lambda row: ids(row[0]))
-def test_forward_is_the_formula(row: Row) -> None:
-    check_forward(row)
-
-
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_gradient_is_the_finite_difference(row: Row) -> None:
-    check_gradient(row)
-
-
-@pytest.mark.parametrize(("text", "bottoms", "message"), BAD)
-def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -> None:
-    check_error(text, bottoms, message)
+test_forward_is_the_formula = forward_test(TABLE + FORWARD_ONLY)
+test_gradient_is_the_finite_difference = gradient_test(TABLE)
+test_bad_settings = error_test(BAD)
 
 
 def test_mvns_gradient_is_the_originals_formula_and_finite_on_constant_maps() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from tests.layers.harness import Arrays, Row, build, check_error, check_forward, check_gradient, ids, op
+from tests.layers.harness import Arrays, Row, build, error_test, forward_test, gradient_test, op
 
 CONT = np.array([[0, 0], [1, 1], [1, 0], [1, 1]])
 
@@ -91,19 +91,9 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_forward_is_the_formula(row: Row) -> None:
-    check_forward(row)
-
-
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_gradient_is_the_finite_difference(row: Row) -> None:
-    check_gradient(row)
-
-
-@pytest.mark.parametrize(("text", "bottoms", "message"), BAD)
-def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -> None:
-    check_error(text, bottoms, message)
+test_forward_is_the_formula = forward_test(TABLE)
+test_gradient_is_the_finite_difference = gradient_test(TABLE)
+test_bad_settings = error_test(BAD)
 
 
 def test_lstm_is_pytorchs_with_its_gates_in_another_order() -> None:

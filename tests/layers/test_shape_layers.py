@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.layers.harness import Row, build, check_error, check_forward, check_gradient, ids, op
+from tests.layers.harness import Row, build, check_forward, error_test, gradient_test, ids, op
 
 
 def reshape(settings: str) -> str:
@@ -92,14 +92,8 @@ def test_forward_is_the_formula(row: Row) -> None:
     check_forward(row)
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: ids(row[0]))
-def test_gradient_is_the_finite_difference(row: Row) -> None:
-    check_gradient(row)
-
-
-@pytest.mark.parametrize(("text", "bottoms", "message"), BAD)
-def test_bad_settings(text: str, bottoms: list[tuple[int, ...]], message: str) -> None:
-    check_error(text, bottoms, message)
+test_gradient_is_the_finite_difference = gradient_test(TABLE)
+test_bad_settings = error_test(BAD)
 
 
 def test_a_filter_that_keeps_nothing_gives_no_rows_and_no_gradient() -> None:
