@@ -5,7 +5,8 @@
 
 The records are the same, byte for byte and in the same order. A net that says nothing else than its old `source` reads
 the LMDB as it read the LevelDB, once it stands in its place: the folder tells what it is, not `backend`. The LevelDB is
-not changed, the LMDB appears when it is complete. Wants the package plyvel (pip install plyvel).
+not changed: a copy of it is read, for which the folder TMPDIR (default: /tmp) must have room. The LMDB appears when it
+is complete. Wants the package plyvel (pip install plyvel).
 """
 
 if __package__ in (None, ""):  # run from a clone, not installed

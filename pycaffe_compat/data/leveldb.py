@@ -1,7 +1,7 @@
 """LevelDB databases of Datum records, copied into LMDB: the same records in the same order.
 
 Caffe's default was LevelDB. It cannot be read without its folder being written to (opening one recovers its log and
-makes new tables), nor by two processes, nor be asked how many records it holds; so it is read once, through links.
+makes new tables), nor by two processes, nor be asked how many records it holds; so a copy of it is read, once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ MAX_OPEN_FILES = 200
 
 
 def leveldb_records(path: str | os.PathLike[str]) -> Iterator[Record]:
-    """The records of a LevelDB in the order of their keys. Nothing in its folder is changed.
+    """The records of a LevelDB in the order of their keys. Nothing in its folder is changed: the temporary folder
+    (``TMPDIR``) must have room for a copy.
 
     Raises:
         DataError: it is missing, no LevelDB or damaged, or the package plyvel is not installed.
@@ -37,7 +38,7 @@ def leveldb_records(path: str | os.PathLike[str]) -> Iterator[Record]:
         raise DataError(f"{name}: {what}")
     with tempfile.TemporaryDirectory(prefix="leveldb_") as folder:
         try:
-            _link(Path(path), Path(folder))
+            _copy(Path(path), Path(folder))
             # What is read once needs no bigger cache; Caffe's tables carry checksums.
             database = plyvel.DB(folder, paranoid_checks=True, max_open_files=MAX_OPEN_FILES)
             try:
@@ -51,12 +52,14 @@ def leveldb_records(path: str | os.PathLike[str]) -> Iterator[Record]:
             raise DataError(f"{name}: cannot be read, or is damaged ({reason})") from error
 
 
-def _link(source: Path, folder: Path) -> None:
-    """A LevelDB's files under another folder: tables and logs, which are never written to, as links."""
+def _copy(source: Path, folder: Path) -> None:
+    """A LevelDB's files under another folder.
+
+    Links would not do: a table that a killed process left half made may have the number of the next new one, which is
+    then written through the link.
+    """
     for file in source.iterdir():
-        if file.suffix in (".ldb", ".sst", ".log"):
-            os.symlink(file.resolve(), folder / file.name)
-        elif file.name == "CURRENT" or file.name.startswith("MANIFEST"):
+        if file.suffix in (".ldb", ".sst", ".log") or file.name == "CURRENT" or file.name.startswith("MANIFEST"):
             shutil.copyfile(file, folder / file.name)
 
 

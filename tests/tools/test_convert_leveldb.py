@@ -65,6 +65,16 @@ def test_the_records_are_the_same_in_the_order_of_their_keys(options: dict[str, 
     assert sorted(os.listdir()) == ["new", "old"]
 
 
+def test_a_table_that_a_killed_process_left_is_not_written_over() -> None:
+    write_leveldb("old", images(2000), write_buffer_size=65536)
+    newest = max(int(path.stem) for path in Path("old").iterdir() if path.stem.isdigit())
+    for number in range(newest + 1, newest + 9):  # what new tables and logs will be called
+        Path(f"old/{number:06d}.ldb").write_bytes(b"half a table")
+    before = content("old")
+    assert call("old", "new") == 0
+    assert content("old") == before
+
+
 def test_what_was_deleted_or_written_twice_is_as_leveldb_has_it() -> None:
     write_leveldb("old", images(5))
     with plyvel.DB("old") as database:
