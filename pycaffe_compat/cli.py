@@ -16,7 +16,9 @@ import ctypes
 import math
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +43,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     main: takes the arguments without the program's name; returns an exit code, None being 0.
     """
     tune_allocator()
+    sys.unraisablehook = _keep_interrupt
     try:
         code = main(sys.argv[1:]) or 0
         _flush_stdout()
@@ -55,6 +58,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     except OSError as error:
         code = _fail(describe_os_error(error))
     sys.exit(code)
+
+
+def _keep_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C within a destructor or a weak reference's callback, where Python can raise nothing: ask again soon."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _flush_stdout() -> None:

@@ -181,6 +181,20 @@ def test_interrupt_reaches_a_program_under_a_bar(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == "interrupted"
 
 
+def test_interrupt_within_a_callback_is_not_lost(tmp_path: Path) -> None:
+    # Python prints and forgets what is raised in a weak reference's callback or a destructor; h5py has many.
+    body = """
+    import time, weakref
+    class Thing: pass
+    thing = Thing()
+    kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT) or time.sleep(1))
+    del thing
+    time.sleep(10)
+    """
+    done = run(program(tmp_path, body))
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
