@@ -198,7 +198,8 @@ def test_kill_at_any_moment_leaves_a_good_pair(
         "os.replace = told\n"
         f"Solver({path!r}).solve()\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(repo_root), "GLOG_minloglevel": "2", "OMP_NUM_THREADS": "1"}
+    threads = str(torch.get_num_threads())  # sums rounded as here
+    environment = os.environ | {"PYTHONPATH": str(repo_root), "GLOG_minloglevel": "2", "OMP_NUM_THREADS": threads}
     for stages in (2, 3, 4):
         child = subprocess.Popen(
             [sys.executable, "-c", program],
