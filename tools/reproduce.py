@@ -95,15 +95,33 @@ def databases(network: Network, data: Path) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def training(network: Network, models: Path) -> list[str]:
-    """The train_net command of a network, from its beginning."""
-    prefix = f"snapshots/{network.name}"
-    words = ["--solver", network.solver]
-    words += ["--train_data", f"{network.database}_train.txt", "--test_data", f"{network.database}_test.txt"]
-    words += ["--snapshot_prefix", prefix, "--log", f"{prefix}.log"]
-    if network.start:
-        words += ["--weights", str(models / network.start / "weights.caffemodel")]
-    return words
+@dataclass(frozen=True)
+class Training:
+    """A run of train_net for a network: its command from the beginning, where its snapshots are, and its length."""
+
+    command: list[str]
+    prefix: str
+    iterations: int
+
+    @property
+    def end(self) -> Path:
+        """The weights at its end."""
+        return Path(f"{self.prefix}_iter_{self.iterations}.caffemodel")
+
+
+def trainings(network: Network, models: Path, precision: str) -> list[Training]:
+    """A network's trainings, each from the end of the one before."""
+    start = str(models / network.start / "weights.caffemodel") if network.start else ""
+    found: list[Training] = []
+    for solver in network.solvers:
+        prefix = f"snapshots/{network.name}" + ("_then" if found else "")
+        words = ["--solver", solver]
+        words += ["--train_data", f"{network.database}_train.txt", "--test_data", f"{network.database}_test.txt"]
+        words += ["--snapshot_prefix", prefix, "--log", f"{prefix}.log", "--precision", precision]
+        words += ["--weights", start] if start else []
+        found.append(Training(words, prefix, read_solver(resources.net_path(solver)).max_iter))
+        start = str(found[-1].end)
+    return found
 
 
 def train(network: Network, data: Path, models: Path, precision: str) -> None:
@@ -116,26 +134,31 @@ def train(network: Network, data: Path, models: Path, precision: str) -> None:
     for words in databases(network, data):
         if not os.path.exists(words[-1] + ".txt"):
             run("make_patches", *words)
-    words = [*training(network, models), "--precision", precision]
-    iterations = read_solver(resources.net_path(network.solver)).max_iter
-    last = Path(f"snapshots/{network.name}_iter_{iterations}.caffemodel")
-    if not last.exists():
-        state = newest_state(f"snapshots/{network.name}")
-        if state is not None:
+    for training in trainings(network, models, precision):
+        if training.end.exists():
+            continue
+        words = training.command
+        state = newest_state(training.prefix)
+        if state is not None:  # it has the weights too
             at = words.index("--weights") if "--weights" in words else len(words)
-            words = [*words[:at], *words[at + 2 :], "--snapshot", state]
+            words = [*words[:at], "--snapshot", state]
         run("train_net", *words)
-    if not last.exists():  # Ctrl-C: train_net has written a snapshot and ended well
-        raise CaffeError(f"{network.name}: stopped before iteration {iterations}; the same command goes on from there")
-    publish(network, last, data, models, [*training(network, Path("models")), "--precision", precision])
+        if not training.end.exists():  # Ctrl-C: train_net has written a snapshot and ended well
+            raise CaffeError(
+                f"{network.name}: stopped before iteration {training.iterations}; the same command goes on from there"
+            )
+    publish(network, data, models, precision)
 
 
-def publish(network: Network, weights: Path, data: Path, models: Path, command: list[str]) -> None:
-    """Fill models/NAME: weights, log, first-layer filters for figure 7, ONNX, scores, and last the card."""
+def publish(network: Network, data: Path, models: Path, precision: str) -> None:
+    """Fill models/NAME: weights, logs, first-layer filters for figure 7, ONNX, scores, and last the card."""
     folder = models / network.name
     folder.mkdir(parents=True, exist_ok=True)
-    copy(weights, folder / "weights.caffemodel")
-    copy(Path(f"snapshots/{network.name}.log"), folder / "train.log")
+    done = trainings(network, Path("models"), precision)
+    copy(done[-1].end, folder / "weights.caffemodel")
+    for training in done:
+        log = training.prefix.replace(f"snapshots/{network.name}", "train") + ".log"
+        copy(Path(f"{training.prefix}.log"), folder / log)
     if network.name in FIGURE7:
         keep_filters(network, folder)
     net = ["--model", network.net, "--weights", folder / "weights.caffemodel"]
@@ -144,7 +167,9 @@ def publish(network: Network, weights: Path, data: Path, models: Path, command: 
     draft = folder / "scores.json.new"
     quality = ["--quality", *map(str, network.qualities)]
     run("eval_net", *net, "--names", network.name, "--images", *sets, *quality, "--json", draft)
-    cards.write_card(network, folder, draft, [words for words in databases(network, Path(""))], command)
+    commands = [["make_patches", *words] for words in databases(network, Path(""))]
+    commands += [["train_net", *training.command] for training in done]
+    cards.write_card(network, folder, draft, commands, precision)
     os.replace(draft, folder / "scores.json")
 
 

@@ -31,35 +31,35 @@ _ARCHITECTURES = {
 
 
 def write_card(
-    network: Network, folder: Path, scores: Path, databases: Sequence[Sequence[str]], command: Sequence[str]
+    network: Network, folder: Path, scores: Path, commands: Sequence[Sequence[str]], precision: str
 ) -> None:
     """Write ``folder/README.md``, and into ``scores`` (eval_net's JSON) how the network was trained.
 
     Args:
-        databases: the make_patches commands, as lists of words.
-        command: the train_net command, as words.
+        commands: the programs of tools/ that made it, each as words, its name without ``.py`` first.
+        precision: that of its training.
     """
-    solver = read_solver(resources.net_path(network.solver))
+    solvers = [read_solver(resources.net_path(solver)) for solver in network.solvers]
     about = json.loads(scores.read_text(encoding="utf-8"))
     trained = list(network.qualities) if len(network.qualities) > 1 else network.qualities[0]
     about = {
         "model": network.net,
         "weights": "weights.caffemodel",
         "trained_on_quality": trained,
-        "solver": network.solver,
-        "iterations": solver.max_iter,
+        "solver": " ".join(network.solvers),
+        "iterations": sum(solver.max_iter for solver in solvers),
         "started_from": network.start or None,
     } | {key: value for key, value in about.items() if key not in ("model", "weights")}
     with atomic_write(scores) as temporary:
         temporary.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    text = card(network, about["results"], solver, duration(folder / "train.log"), databases, command)
+    text = card(network, about["results"], solvers, sorted(folder.glob("train*.log")), commands, precision)
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def duration(log: Path) -> str:
-    """How long a training took, by the times in its log; a run in several parts is the sum of them."""
-    seconds = sum(rate for rate in _seconds(log))
+def duration(logs: Sequence[Path]) -> str:
+    """How long trainings took, by the times in their logs; a run in several parts is the sum of them."""
+    seconds = sum(rate for log in logs for rate in _seconds(log))
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} minutes"
 
@@ -77,22 +77,18 @@ def _seconds(log: Path) -> list[float]:
 def card(
     network: Network,
     results: Sequence[Mapping[str, Any]],
-    solver: caffe_pb2.SolverParameter,
-    took: str,
-    databases: Sequence[Sequence[str]],
-    command: Sequence[str],
+    solvers: Sequence[caffe_pb2.SolverParameter],
+    logs: Sequence[Path],
+    commands: Sequence[Sequence[str]],
+    precision: str,
 ) -> str:
     """The card's text."""
     architecture = network.label.split()[0]
     first, last = network.qualities[0], network.qualities[-1]
     quality = f"quality {first}" if first == last else f"the qualities {first} to {last}"
-    recipe = [f"tools/make_patches.py {shlex.join(words)}" for words in databases]
-    recipe.append(f"tools/train_net.py {shlex.join(command)}")
-    precision = command[command.index("--precision") + 1] if "--precision" in command else "float32"
-    rate = (
-        f"rate {solver.base_lr:g} after a warm-up of {solver.stepsize} iterations, then down to zero as half a cosine"
-        if solver.lr_policy == "cosine"
-        else f"lr policy {solver.lr_policy} from {solver.base_lr:g}"
+    recipe = [f"tools/{program}.py {shlex.join(words)}" for program, *words in commands]
+    trained = "; then, from the weights at the end of that, ".join(
+        f"`prototxt/{name}`: {_training(solver)}" for name, solver in zip(network.solvers, solvers, strict=True)
     )
     start = (
         f"It started from the weights of [`{network.start}`](../{network.start}/), which saves time."
@@ -117,19 +113,29 @@ def card(
             by looking at them."""),
         "## Recipe",
         "\n".join(f"    {line}" for line in recipe),
-        _prose(f"""`prototxt/{network.solver}`: {solver.max_iter:,} iterations, {solver.type} ({solver.momentum:g},
-            {solver.momentum2:g}), {rate}, {precision}. {start} {took} on two CPU cores that had other work beside it
+        _prose(f"""{trained}; {precision}. {start} {duration(logs)} on two CPU cores that had other work beside it
             (`train.log`). The paper's own recipe is SGD over 250,000 iterations (`prototxt/solver_{network.net}`)."""),
         "## Files",
         f"""- `weights.caffemodel`: for `prototxt/{network.net}`, also readable by Caffe.
 - `model.onnx`: luma 0..255 in (float32, batch x 1 x height x width), restored luma 0..255 of the same shape out;
   scaling and reflection padding are inside.
-- `train.log`, `scores.json`; where there is a `filters/`, the first layer at some iterations, for figure 7.""",
+- `scores.json`; {" and ".join(f"`{log.name}`" for log in logs)}: what was printed while it was trained.
+- where there is a `filters/`, the first layer at some iterations, for figure 7.""",
         "## Limits",
         _prose(f"""Made for {quality}. On files of much better quality it takes away detail; on much worse ones it
             leaves artifacts. It restores luma; chroma stays as it was decoded."""),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def _training(solver: caffe_pb2.SolverParameter) -> str:
+    """A solver's settings in words."""
+    rate = (
+        f"rate {solver.base_lr:g} after a warm-up of {solver.stepsize} iterations, then down to zero as half a cosine"
+        if solver.lr_policy == "cosine"
+        else f"lr policy {solver.lr_policy} from {solver.base_lr:g}"
+    )
+    return f"{solver.max_iter:,} iterations, {solver.type} ({solver.momentum:g}, {solver.momentum2:g}), {rate}"
 
 
 def _prose(text: str) -> str:

@@ -30,6 +30,7 @@ class Network:
     name        its folder in models/
     label       what tables and figures call it
     net         its prototxt; solver: the solver file that trained it
+    then        the solver file of a second training, from the end of the first, or ""
     qualities   JPEG qualities of its training data
     size        side of the training patches, pixels
     patches     how many of them, in all
@@ -44,6 +45,12 @@ class Network:
     size: int = 64
     patches: int = 100_000
     start: str = ""
+    then: str = ""
+
+    @property
+    def solvers(self) -> tuple[str, ...]:
+        """The solver files of its trainings, one after the other."""
+        return (self.solver, self.then) if self.then else (self.solver,)
 
     @property
     def quality_text(self) -> str:
@@ -84,7 +91,16 @@ NETWORKS: dict[str, Network] = {
         ),
         Network("l4_direct_q10", "L4 direct", "l4_direct.prototxt", "solver_l4_direct_quick.prototxt", (10,)),
         Network("l4_edge_q10", "L4 edge preserving", "l4_edge.prototxt", "solver_l4_edge_quick.prototxt", (10,)),
-        Network("l8_residual_q20", "L8 residual", "l8.prototxt", "solver_l8_quick.prototxt", (20,), 128, 25_000),
+        Network(
+            "l8_residual_q20",
+            "L8 residual",
+            "l8.prototxt",
+            "solver_l8_quick.prototxt",
+            (20,),
+            128,
+            25_000,
+            then="solver_l8_quick_next.prototxt",
+        ),
         Network(
             "l8_residual_q10",
             "L8 residual",

@@ -118,13 +118,13 @@ def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
 def test_every_network_has_its_net_solver_and_start(name: str) -> None:
     network = NETWORKS[name]
     assert name.endswith(network.quality_text)
-    solver = read_solver(resources.net_path(network.solver))
-    assert Path(solver.net).name == network.net
+    assert {Path(read_solver(resources.net_path(solver)).net).name for solver in network.solvers} == {network.net}
     data = [layer for layer in read_net(resources.net_path(network.net)).param.layer if layer.type == "HDF5Data"]
     assert {f"_{network.size}_" in layer.hdf5_data_param.source for layer in data} == {True}
     order = list(NETWORKS)
     assert not network.start or order.index(network.start) < order.index(name)
     assert ("next" in network.solver) == bool(network.start)
+    assert not network.then or "next" in network.then
 
 
 LOG = """I1124 14:32:13.0 1 solver.cpp:239] Iteration 0 (0 iter/s, 0.1s/100 iters), loss = 0.2
@@ -145,8 +145,11 @@ def test_the_card_tells_data_recipe_command_and_scores(tmp_path: Path) -> None:
     ]
     scores.write_text(json.dumps({"model": "x", "precision": "float32", "results": results}))
     network = NETWORKS["l4_residual_q20"]
-    command = ["--solver", network.solver, "--precision", "bfloat16"]
-    cards.write_card(network, tmp_path, scores, [["--images", "a b", "--output", "data/q20_64_train"]], command)
+    commands = [
+        ["make_patches", "--images", "a b", "--output", "data/q20_64_train"],
+        ["train_net", "--solver", network.solver, "--precision", "bfloat16"],
+    ]
+    cards.write_card(network, tmp_path, scores, commands, "bfloat16")
     card = (tmp_path / "README.md").read_text()
     assert "| LIVE1, quality 20 | 30.07 / 28.74 / 0.824 | **31.45 / 28.74 / 0.824** | 31.42 / 30.83 / 0.890 | 0.810 |" in card
     assert "| BSDS500 val, quality 20 |" in card
@@ -161,6 +164,20 @@ def test_the_card_tells_data_recipe_command_and_scores(tmp_path: Path) -> None:
     assert about["started_from"] == "l4_residual_q10"
     assert (about["model"], about["solver"]) == ("l4.prototxt", network.solver)
     assert about["results"] == results
+
+
+def test_the_card_of_two_trainings_tells_both(tmp_path: Path) -> None:
+    for name in ("train.log", "train_then.log"):
+        (tmp_path / name).write_text(LOG)
+    scores = tmp_path / "scores.json"
+    scores.write_text(json.dumps({"results": []}))
+    network = NETWORKS["l8_residual_q20"]
+    cards.write_card(network, tmp_path, scores, [], "float32")
+    words = " ".join((tmp_path / "README.md").read_text().split())
+    assert "24,000 iterations, Adam (0.9, 0.99), rate 0.001 after" in words
+    assert "then, from the weights at the end of that, `prototxt/solver_l8_quick_next.prototxt`: 16,000 iterations" in words
+    assert "2 h 20 min" in words
+    assert json.loads(scores.read_text())["iterations"] == 40_000
 
 
 def test_the_page_counts_what_is_met_and_holds_everything(book: ScoreBook, tmp_path: Path) -> None:

@@ -38,10 +38,15 @@ def test_its_commands_are_those_of_the_programs(name: str) -> None:
     assert [args.output for args in made] == [f"{network.database}_train", f"{network.database}_test"]
     assert made[0].images == ["photos/bsds500/train", "photos/bsds500/test"]
     assert made[1].images == ["photos/bsds500/val"]
-    args = train_net.parser().parse_args(reproduce.training(network, Path("models")))
+    first, *then = reproduce.trainings(network, Path("models"), "float32")
+    args = train_net.parser().parse_args(first.command)
     assert args.train_data == f"{made[0].output}.txt"
     assert args.snapshot_prefix.endswith(name)
     assert bool(args.weights) == bool(network.start)
+    for training in then:
+        args = train_net.parser().parse_args(training.command)
+        assert args.weights == str(first.end)
+        assert args.snapshot_prefix.endswith(f"{name}_then")
 
 
 def test_the_nets_own_databases_are_the_same(repo_root: Path) -> None:
@@ -87,8 +92,9 @@ def test_from_photographs_to_a_model_and_a_page(
     text = Path(resources.net_path("solver_l4_quick.prototxt")).read_text()
     text = re.sub(r"(max_iter|test_interval|snapshot|test_iter|display): \d+", r"\1: 2", text)
     (tmp_path / "short.prototxt").write_text(text)
+    (tmp_path / "then.prototxt").write_text(text)
     name = "l4_residual_q10"
-    small = replace(NETWORKS[name], solver=str(tmp_path / "short.prototxt"), patches=32)
+    small = replace(NETWORKS[name], solver="short.prototxt", then="then.prototxt", patches=32)
     monkeypatch.setitem(reproduce.NETWORKS, name, small)
     command = ["--data", str(photographs), "--models", "models", "--output", "results"]
 
@@ -112,9 +118,10 @@ def test_from_photographs_to_a_model_and_a_page(
     assert "--snapshot snapshots/l4_residual_q10_iter_2.solverstate" in capfd.readouterr().out
     folder = tmp_path / "models" / name
     have = {path.name for path in folder.iterdir()}
-    assert have == {"weights.caffemodel", "model.onnx", "train.log", "scores.json", "README.md", "filters"}
+    logs = {"train.log", "train_then.log"}
+    assert have == {"weights.caffemodel", "model.onnx", "scores.json", "README.md", "filters"} | logs
     assert find_model(folder).qualities == (10,)
-    assert json.loads((folder / "scores.json").read_text())["iterations"] == 4
+    assert json.loads((folder / "scores.json").read_text())["iterations"] == 4 + 2
 
     before = (folder / "weights.caffemodel").stat().st_mtime_ns
     assert reproduce.main([*command, "train", name]) == 0
