@@ -32,6 +32,7 @@ if not __package__:  # started as a file of a checkout, not as an installed modu
 import argparse
 import glob
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,8 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 started = time.monotonic()
                 picture = restore.read_picture(source)
                 name, restorer = chooser.choose(picture)
+                _writable_folder(target.parent)  # before the work, not after it
                 image = restore.restore_picture(picture, restorer, bar.update if single else None)
-                target.parent.mkdir(parents=True, exist_ok=True)
                 restore.write_picture(image, picture, target, args.output_quality)
                 written[_identity(target)] = source
                 quality = f"quality {picture.quality}, " if picture.quality else ""
@@ -207,6 +208,13 @@ def _pixels(path: Path) -> int | None:
             return image.width * image.height
     except (OSError, ValueError, SyntaxError):
         return None
+
+
+def _writable_folder(folder: Path) -> None:
+    """Make a folder for results, and find out that files can be made in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -6,8 +6,10 @@ gray JPEG by libjpeg at quality 10 ... 60 (section 4). Full-range gray would mov
 
 import glob
 import io
+import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
@@ -103,18 +105,32 @@ def estimate_quality(table: NDArray[np.integer]) -> int:
 def open_image(path: str | PathLike[str]) -> Image.Image:
     """The image at ``path``, decoded whole by Pillow; :class:`DataError` names the file if that cannot be
     done."""
-    try:
+    with _damage_named(path):
         # From memory: Pillow holds a file open as long as it may have further frames.
         image = Image.open(io.BytesIO(Path(path).read_bytes()))
         image.load()
+    return image
+
+
+def count_frames(image: Image.Image, path: str | PathLike[str]) -> int:
+    """Frames or pages of an open image, 1 for most; :class:`DataError` names the file if a later one is damaged."""
+    with _damage_named(path):
+        return int(getattr(image, "n_frames", 1))
+
+
+@contextmanager
+def _damage_named(path: str | PathLike[str]) -> Iterator[None]:
+    try:
+        yield
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: too many pixels for Pillow's safety limit ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: {_reason(error)}") from error
-    except (SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, MemoryError) as error:
+    except (
+        SyntaxError, ValueError, EOFError, LookupError, TypeError, MemoryError, RuntimeError, struct.error,
+    ) as error:  # fmt: skip
         # Pillow's decoders raise any of these for damaged files.
         raise DataError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
-    return image
 
 
 def read_luma(path: str | PathLike[str]) -> NDArray[np.uint8]:

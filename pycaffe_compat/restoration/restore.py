@@ -22,12 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ExifTags import Base as Tag
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pycaffe_compat import resources
 from pycaffe_compat.errors import CaffeError, DataError, NetError, WeightsError
 from pycaffe_compat.files import atomic_write
 from pycaffe_compat.graph import TEST, Graph
-from pycaffe_compat.restoration.degradation import estimate_quality, open_image
+from pycaffe_compat.restoration.degradation import count_frames, estimate_quality, open_image
 from pycaffe_compat.weights import read_weights
 
 PRECISIONS = ("float32", "bfloat16")
@@ -283,8 +285,8 @@ def find_model(name: str | PathLike[str]) -> Model:
 
 
 def list_models() -> list[Model]:
-    """All models that came with the library, by name."""
-    cards = sorted(Path(resources.root(), "models").glob("*/weights.caffemodel"))
+    """All models that came with the library, by name; a folder that is being filled gets its scores last."""
+    cards = sorted(Path(resources.root(), "models").glob("*/scores.json"))
     return [_read_model(card.parent) for card in cards]
 
 
@@ -378,7 +380,7 @@ def read_picture(path: str | PathLike[str]) -> Picture:
             quality = estimate_quality(np.reshape(tables[min(tables)], (8, 8)))
         # MPO is a camera's JPEG with a second picture behind it (depth, gain map): the first is the
         # photograph.
-        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        if image.format != "MPO" and count_frames(image, path) > 1:
             raise DataError(f"{path}: holds several frames or pages; save them one by one first")
         return Picture(Path(path), _plain(image, path), quality, image.info.get("icc_profile"), _exif(image))
 
@@ -387,24 +389,26 @@ def _plain(image: Image.Image, path: str | PathLike[str]) -> Image.Image:
     """The image in one of the modes that :class:`Picture` names."""
     if image.mode.startswith("I;16"):
         return image
+    if _depth(image, path) == 16:
+        raise DataError(f"{path}: its 16-bit samples would be cut to 8 bits; save it with 8 bits, or as 16-bit gray")
     if image.mode in ("1", "L", "LA", "La"):
         alpha = image.mode in ("LA", "La") or image.has_transparency_data
         return image.convert("LA" if alpha else "L")
     if image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA"):
-        if image.mode == "RGB" and image.format == "PNG" and _png_depth(path) == 16:
-            raise DataError(
-                f"{path}: 16-bit colour would be cut to 8 bits; save it as 8-bit colour or 16-bit gray first"
-            )
         return image.convert("RGBA" if image.mode != "RGBX" and image.has_transparency_data else "RGB")
     raise DataError(
         f"{path}: colour mode {image.mode} cannot be restored; save the file as RGB or gray first"
     )
 
 
-def _png_depth(path: str | PathLike[str]) -> int:
-    """Bits a sample from a PNG's first chunk: Pillow cuts 16-bit colour to 8 without a word."""
-    with open(path, "rb") as file:
-        return file.read(25)[24]
+def _depth(image: Image.Image, path: str | PathLike[str]) -> int:
+    """Bits a sample as the file has them: Pillow cuts 16 bits to 8 without a word, but for gray alone."""
+    if image.format == "PNG":
+        with open(path, "rb") as file:
+            return file.read(25)[24]  # in a PNG's first chunk
+    if isinstance(image, TiffImageFile):
+        return max(image.tag_v2.get(Tag.BitsPerSample, (8,)))
+    return 8
 
 
 def _exif(image: Image.Image) -> bytes | None:
@@ -413,10 +417,23 @@ def _exif(image: Image.Image) -> bytes | None:
     None for TIFF: Pillow has turned its pixels upright already, and its own tags (positions of strips) must
     not travel.
     """
-    raw = image.info.get("exif")
-    if not isinstance(raw, bytes) or image.format == "TIFF":
+    if image.format == "TIFF":
+        return None
+    tags = image.getexif()  # also what older programs hid in a PNG's text
+    raw = image.info.get("exif") or tags.tobytes()
+    if not isinstance(raw, bytes) or not tags:
         return None
     return raw if raw.startswith(b"Exif\0\0") else b"Exif\0\0" + raw
+
+
+def _orientation(exif: bytes) -> Image.Exif:
+    """The orientation alone. Pillow's TIFF writer takes the block for the file's own tags: positions of a camera's
+    and a GPS receiver's it cannot write, sizes and colour spaces of another picture it would."""
+    whole, found = Image.Exif(), Image.Exif()
+    whole.load(exif)
+    if Tag.Orientation in whole:
+        found[Tag.Orientation] = whole[Tag.Orientation]
+    return found
 
 
 def restore_picture(
@@ -464,10 +481,10 @@ def _strips(pixels: NDArray[np.uint8], height: int = 256) -> Iterator[slice]:
 def write_picture(
     image: Image.Image, picture: Picture, target: str | PathLike[str], quality: int = 95
 ) -> None:
-    """Write a restored image in the format of the target's suffix, with the picture's ICC profile and EXIF
-    (orientation).
+    """Write a restored image in the format of the target's suffix, with the picture's ICC profile and EXIF (of which
+    TIFF keeps the orientation).
 
-    The file appears whole or not at all. ``quality`` is that of JPEG and WebP; chroma is not subsampled
+    The file appears whole or not at all. ``quality`` is that of JPEG and WebP; JPEG's chroma is not subsampled
     again.
 
     Raises:
@@ -496,11 +513,11 @@ def write_picture(
     if picture.icc_profile:
         options["icc_profile"] = picture.icc_profile
     if picture.exif is not None:
-        options["exif"] = picture.exif
+        options["exif"] = _orientation(picture.exif) if form == "TIFF" else picture.exif
     with atomic_write(target) as temporary:
         try:
             image.save(temporary, format=form, **options)
-        except (ValueError, SyntaxError, TypeError, KeyError) as error:
+        except (ValueError, SyntaxError, TypeError, KeyError, RuntimeError) as error:
             raise DataError(f"{target}: cannot be written as {form}: {error}") from error
         except OSError as error:
             if error.errno is not None:
@@ -535,9 +552,8 @@ def check_target(target: str | PathLike[str], keep: Sequence[str | PathLike[str]
     Raises:
         DataError: names the target and what it is.
     """
-    for path in keep:
-        # lexists: an input that is gone by now must not make this fail.
-        if os.path.exists(target) and os.path.exists(path) and os.path.samefile(target, path):
+    for path in keep if os.path.exists(target) else ():
+        if os.path.exists(path) and os.path.samefile(target, path):  # an input may be gone by now
             raise DataError(f"{target}: is the input {path} itself; inputs are never overwritten")
     if os.path.isdir(target):
         raise DataError(f"{target}: is a folder")

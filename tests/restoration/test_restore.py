@@ -10,6 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageCms, ImageOps
+from PIL.ExifTags import GPS, IFD
+from PIL.ExifTags import Base as Tag
+from PIL.PngImagePlugin import PngInfo
 
 from pycaffe_compat.errors import CaffeError, DataError, NetError, WeightsError
 from pycaffe_compat.proto.text import parse_net
@@ -287,6 +290,35 @@ def test_orientation_and_profile_are_kept(
         assert out.info["icc_profile"] == profile
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_a_cameras_exif_does_not_stop_a_result(restorer: Restorer, rgb: np.ndarray, tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[Tag.Orientation] = 6
+    exif[Tag.ImageWidth], exif[Tag.ImageLength], exif[Tag.PhotometricInterpretation] = 4000, 3000, 5
+    exif.get_ifd(IFD.Exif)[Tag.ExposureTime] = 0.01
+    exif.get_ifd(IFD.GPSInfo)[GPS.GPSLatitude] = (50.0, 5.0, 1.0)
+    Image.fromarray(rgb).save(tmp_path / "in.jpg", exif=exif, quality=95)
+    restore_file(tmp_path / "in.jpg", tmp_path / f"out.{suffix}", restorer)
+    given = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "in.jpg"))).astype(int)
+    with Image.open(tmp_path / f"out.{suffix}") as out:
+        upright = np.asarray(ImageOps.exif_transpose(out)).astype(int)
+        assert np.abs(upright - given - 3).mean() < (2 if suffix in ("png", "tif") else 12)
+        if suffix != "tif":
+            assert out.getexif().get_ifd(IFD.GPSInfo)[GPS.GPSLatitude] == (50.0, 5.0, 1.0)
+
+
+def test_an_orientation_in_a_pngs_text_is_kept(restorer: Restorer, rgb: np.ndarray, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[Tag.Orientation] = 6
+    block = exif.tobytes()
+    text = PngInfo()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n")
+    Image.fromarray(rgb).save(tmp_path / "in.png", pnginfo=text)
+    restore_file(tmp_path / "in.png", tmp_path / "out.png", restorer)
+    with Image.open(tmp_path / "out.png") as out:
+        assert out.getexif()[Tag.Orientation] == 6
+
+
 def test_a_jpegs_quality_is_read(rgb: np.ndarray, tmp_path: Path) -> None:
     for quality in (10, 35, 90):
         Image.fromarray(rgb).save(tmp_path / "a.jpg", quality=quality)
@@ -300,9 +332,15 @@ def test_what_has_no_luma_is_refused_by_name(rgb: np.ndarray, tmp_path: Path) ->
     Image.fromarray(rgb).save(
         tmp_path / "moving.gif", save_all=True, append_images=[Image.fromarray(rgb[::-1])]
     )
-    cv2.imwrite(str(tmp_path / "deep.png"), rgb.astype(np.uint16) * 257)
+    deep = rgb.astype(np.uint16) * 257
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    cv2.imwrite(str(tmp_path / "deep.tif"), deep)
+    cv2.imwrite(str(tmp_path / "deep_alpha.png"), np.dstack([deep, deep[..., 0]]))
     (tmp_path / "text.jpg").write_text("no image")
-    for name in ("cmyk.jpg", "moving.gif", "deep.png", "text.jpg", "missing.jpg"):
+    whole = (tmp_path / "moving.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(whole[: len(whole) * 2 // 3])  # in its second frame
+    names = ("cmyk.jpg", "moving.gif", "deep.png", "deep.tif", "deep_alpha.png", "text.jpg", "missing.jpg", "cut.gif")
+    for name in names:
         with pytest.raises(DataError, match=name):
             read_picture(tmp_path / name)
 
