@@ -17,6 +17,7 @@ import math
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -89,6 +90,16 @@ def _abandon_stdout() -> None:
 def _fail(message: str) -> int:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     return EXIT_BAD_INPUT
+
+
+@contextmanager
+def let_end(child: subprocess.Popen[str]) -> Iterator[None]:
+    """While a child runs: Ctrl-C, which reaches it too, waits for it. A training writes its snapshot first."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        child.wait()
+        raise
 
 
 def describe_os_error(error: OSError) -> str:

@@ -108,14 +108,11 @@ class Demo:
             text=True,
         )
         kept = []
-        try:
+        with cli.let_end(process):
             for line in process.stdout or ():
                 kept.append(line)
                 print(line, end="", flush=True)
             code = process.wait()
-        except KeyboardInterrupt:
-            process.wait()  # Ctrl-C reached it too; a training writes its snapshot first
-            raise
         if code:
             raise CaffeError(f"{program}.py ended with code {code}; what it printed is above")
         return "".join(kept)

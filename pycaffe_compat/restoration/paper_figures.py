@@ -45,25 +45,26 @@ def examples(
     return figure
 
 
-def generalisation(curves: Mapping[str, Sequence[Score]], qualities: Sequence[int]) -> Figure:
+def generalisation(curves: Mapping[str, Sequence[Score]], qualities: Sequence[int], mixed: str) -> Figure:
     """Figure 5: the gain of each network over the JPEG, at all qualities.
 
-    curves     label -> its scores by quality; the last one, trained on all qualities, is drawn dashed
+    curves     label -> its scores by quality
     qualities  the ticks
+    mixed      the label of the network trained on all of them, which is drawn dashed
     """
     figure = new_figure(7.2, 4.6)
     figure.set_layout_engine("constrained")
     axis = figure.subplots()
     for index, (label, scores) in enumerate(curves.items()):
-        mixed = index == len(curves) - 1 and len(curves) > 1
+        other = label == mixed
         axis.plot(
             [score.quality for score in scores],
             [score.ipsnr for score in scores],
-            marker="s" if mixed else "o",
+            marker="s" if other else "o",
             markersize=4,
-            linewidth=2.4 if mixed else 1.4,
-            linestyle="--" if mixed else "-",
-            color="black" if mixed else COLOURS[index % len(COLOURS)],
+            linewidth=2.4 if other else 1.4,
+            linestyle="--" if other else "-",
+            color="black" if other else COLOURS[index % len(COLOURS)],
             label=label,
         )
     axis.axhline(0, color="#888888", linewidth=0.8)

@@ -79,12 +79,9 @@ def markdown_page(page: Page) -> str:
     for picture in page.pictures:
         blocks += [f"## {picture.title}", f"![{picture.title}]({picture.file})", _fill(picture.text)]
     if page.speed:
-        head, *rows = page.speed
-        lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
-        blocks += ["## Speed", "\n".join(lines), _fill(page.speed_note)]
+        blocks += ["## Speed", _markdown_table(page.speed), _fill(page.speed_note)]
     differences = "\n".join(_fill("- " + text, "  ") for text in DIFFERENCES)
-    blocks += ["## What was done differently", differences, _trainings()]
+    blocks += ["## What was done differently", differences, _markdown_table(_trainings())]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -107,12 +104,20 @@ def _verdict(page: Page) -> str:
     )
 
 
-def _trainings() -> str:
-    rows = ["| network | solver | trained on quality | started from |", "| --- | --- | --- | --- |"]
+def _trainings() -> list[list[str]]:
+    """How each network was trained: a table's rows, the first one its head."""
+    rows = [["network", "solver", "trained on quality", "started from"]]
     for network in NETWORKS.values():
         quality = ", ".join(map(str, network.qualities))
-        rows.append(f"| {network.name} | `{network.solver}` | {quality} | {network.start or 'scratch'} |")
-    return "\n".join(rows)
+        rows.append([network.name, ", then ".join(network.solvers), quality, network.start or "scratch"])
+    return rows
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first one the head; all columns but the first to the right."""
+    head, *body = rows
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
 
 
 def _fill(text: str, indent: str = "") -> str:
@@ -149,7 +154,8 @@ for (const head of document.querySelectorAll("th"))
     const down = head.getAttribute("aria-sort") !== "descending";
     for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const value = row => { const t = row.cells[column].textContent, n = parseFloat(t); return isNaN(n) ? t : n; };
+    const value = row => { const t = row.cells[column].textContent, n = parseFloat(t.replaceAll(",", ""));
+      return isNaN(n) ? t : n; };
     const order = (a, b) => { const x = value(a), y = value(b);
       return typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y)); };
     [...body.rows].sort((a, b) => down ? order(b, a) : order(a, b)).forEach(row => body.append(row));
@@ -181,11 +187,7 @@ def html_page(page: Page, folder: str | PathLike[str]) -> str:
         parts += ["<h2>Speed</h2>", _html_table(page.speed), f"<p>{_inline(page.speed_note)}</p>"]
     items = "".join(f"<li>{_inline(text)}</li>" for text in DIFFERENCES)
     parts.append(f"<h2>What was done differently</h2><ul>{items}</ul>")
-    rows = [["network", "solver", "trained on quality", "started from"]]
-    rows += [
-        [n.name, n.solver, ", ".join(map(str, n.qualities)), n.start or "scratch"] for n in NETWORKS.values()
-    ]
-    parts.append(_html_table(rows))
+    parts.append(_html_table(_trainings()))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Results</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'

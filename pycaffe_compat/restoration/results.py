@@ -7,7 +7,7 @@ over the images of a set. ``tools/reproduce.py`` trains, measures, draws and wri
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -257,16 +257,19 @@ BASELINE_METHODS = tuple(method for _, method, _ in _BASELINES)
 """Names in ``evaluation.BASELINES``."""
 
 
-def comparison(book: ScoreBook, dataset: str, quality: int, networks: Sequence[str], baselines: bool) -> Comparison:
+def comparison(
+    book: ScoreBook, dataset: str, quality: int, networks: Sequence[str], baselines: bool, weights: Mapping[str, str]
+) -> Comparison:
     """Ours beside the paper's for one set and quality; rows that were not measured are left out.
 
     networks    names in `NETWORKS`, the rows below the baselines
+    weights     network -> SHA-256 of its present weights file: scores of other weights are left out too
     """
     rows = list(_BASELINES) if baselines else list(_BASELINES[:1])
     rows += [(NETWORKS[name].label, name, NETWORKS[name].label) for name in networks]
     lines = []
     for label, method, paper in rows:
-        score = book.get(dataset, quality, method)
+        score = book.get(dataset, quality, method, weights.get(method, ""))
         if score is not None:
             lines.append(Line(label, score.triple, PAPER.get((dataset, quality, paper))))
     return Comparison(f"{dataset}, JPEG quality {quality}", tuple(lines))
@@ -298,10 +301,10 @@ TABLES: dict[str, tuple[str, tuple[tuple[str, int, tuple[str, ...]], ...], bool]
 """Title, blocks (set, quality, networks), and whether the classical baselines are in it."""
 
 
-def table(name: str, book: ScoreBook) -> list[Comparison]:
-    """The blocks of one of `TABLES`."""
+def table(name: str, book: ScoreBook, weights: Mapping[str, str]) -> list[Comparison]:
+    """The blocks of one of `TABLES`; weights: see `comparison`."""
     _, blocks, baselines = TABLES[name]
-    return [comparison(book, dataset, quality, networks, baselines) for dataset, quality, networks in blocks]
+    return [comparison(book, dataset, quality, names, baselines, weights) for dataset, quality, names in blocks]
 
 
 def cells(line: Line) -> list[str]:

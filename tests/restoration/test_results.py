@@ -29,6 +29,7 @@ from pycaffe_compat.restoration.results import (
 )
 
 L4 = "l4_residual_q10"
+WEIGHTS = {L4: "abc"}  # what the book's score was measured with
 
 
 def score(method: str, psnr: float, weights: str = "", dataset: str = LIVE1, quality: int = 10) -> Score:
@@ -92,7 +93,7 @@ def test_met_means_within_the_tolerance_in_all_three(ours: tuple[float, float, f
 
 
 def test_a_table_in_markdown_and_in_text(book: ScoreBook) -> None:
-    (block,) = [b for b in table("table5", book) if b.lines]
+    (block,) = [b for b in table("table5", book, WEIGHTS) if b.lines]
     assert block.title == "LIVE1, JPEG quality 10"
     assert [line.label for line in block.lines] == ["distorted (JPEG)", "L4 residual"]  # what was not measured is left out
     rows = markdown(block).splitlines()
@@ -103,9 +104,14 @@ def test_a_table_in_markdown_and_in_text(book: ScoreBook) -> None:
     assert lines[-1].split() == ["L4", "residual", "29.12", "29.08", "+0.04", "28.72", "28.71", "+0.01", "0.824", "0.824", "+0.000"]
 
 
+def test_scores_of_other_weights_are_left_out(book: ScoreBook) -> None:
+    (block,) = [b for b in table("table5", book, {L4: "trained again"}) if b.lines]
+    assert [line.label for line in block.lines] == ["distorted (JPEG)"]
+
+
 def test_a_row_without_a_figure_in_the_paper_has_empty_cells(book: ScoreBook) -> None:
     book.put(score("l8_residual_q10", 29.3))
-    block = comparison(book, LIVE1, 10, ["l8_residual_q10"], baselines=False)
+    block = comparison(book, LIVE1, 10, ["l8_residual_q10"], False, WEIGHTS)
     assert "| L8 residual | 29.30 |  |  |" in markdown(block)
 
 
@@ -182,7 +188,7 @@ def test_the_card_of_two_trainings_tells_both(tmp_path: Path) -> None:
 
 def test_the_page_counts_what_is_met_and_holds_everything(book: ScoreBook, tmp_path: Path) -> None:
     book.put(score("arcnn_q10", 28.0))
-    page = report.Page({title: table(name, book) for name, (title, _, _) in TABLES.items()})
+    page = report.Page({title: table(name, book, WEIGHTS) for name, (title, _, _) in TABLES.items()})
     Image.new("L", (4, 4)).save(tmp_path / "figure.png")
     page.pictures.append(report.Picture("Figure 5", "figure.png", "What is **seen** in `it`."))
     page.speed = [["network", "ms"], ["L4", "900"]]

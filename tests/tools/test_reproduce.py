@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +88,36 @@ def test_a_network_that_starts_from_a_missing_one_says_so(photographs: Path, tmp
         reproduce.train(NETWORKS["l4_residual_q20"], photographs, tmp_path, "float32")
 
 
+def test_ctrl_c_waits_for_the_program_it_reached_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a training: it needs longer to end than subprocess.run() would let it.
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, signal, time\n"
+        "def end(*_):\n"
+        "    time.sleep(1)\n"
+        "    pathlib.Path('snapshot').write_text('whole')\n"
+        "    raise SystemExit(0)\n"
+        "signal.signal(signal.SIGINT, end)\n"
+        "pathlib.Path('started').touch()\n"
+        "time.sleep(60)\n"
+    )
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        "import pathlib\nfrom pycaffe_compat import cli\nfrom tools import reproduce\n"
+        "reproduce.TOOLS = pathlib.Path('.').resolve()\n"
+        "cli.run(lambda _: reproduce.run('slow'))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(parent)]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, stderr=subprocess.PIPE)
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors = process.communicate(timeout=60)
+    assert (tmp_path / "snapshot").read_text() == "whole"
+    assert (process.returncode, errors) == (130, b"interrupted\n")
+
+
 @pytest.mark.slow
 def test_from_photographs_to_a_model_and_a_page(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -108,7 +143,7 @@ def test_from_photographs_to_a_model_and_a_page(
             ran(program, *arguments, *more)
 
         stopped.setattr(reproduce, "run", stop)
-        with pytest.raises(CaffeError, match="stopped before iteration 4; the same command goes on from there"):
+        with pytest.raises(CaffeError, match="l4_residual_q10: stopped before iteration 4; the same command goes on from there"):
             reproduce.main([*command, "train", name])
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
