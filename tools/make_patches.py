@@ -47,6 +47,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="patches in all, the same number from each image (default: %(default)s)")  # fmt: skip
     add("--seed", type=cli.non_negative_int, default=DEFAULT.seed, metavar="N",
         help="of places, flips, rotations and order (default: %(default)s)")  # fmt: skip
+    add("--grid", type=cli.positive_int, default=1, metavar="N",
+        help="cut at multiples of N pixels: with 8, the JPEG's blocks begin where patches do (default: 1)")  # fmt: skip
     add("--no_augment", action="store_true", help="no flips and rotations")
     add("--dtype", choices=list(DTYPES), default=DEFAULT.dtype,
         help="storage; float32: the same numbers in four times the space (default: %(default)s)")  # fmt: skip
@@ -75,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         size=arguments.size,
         count=arguments.count,
         seed=arguments.seed,
+        grid=arguments.grid,
         augment=not arguments.no_augment,
         dtype=arguments.dtype,
         file_size=arguments.file_size,

@@ -53,6 +53,7 @@ class Settings:
     size         side of the square patches, pixels
     count        patches in all
     seed         of places, flips and order, >= 0
+    grid         places are multiples of it: with 8, blocks of the JPEG begin where patches do
     augment      each patch is turned into one of the square's eight symmetries, at random
     dtype        "uint8", or "float32" with the same numbers 0..255 at four times the size
     file_size    upper bound of a file, in megabytes (10^6 bytes); with ``compress`` before compression
@@ -73,6 +74,7 @@ class Settings:
     skip_images: int = 0
     limit: int | None = None
     subset_seed: int = 0
+    grid: int = 1
 
     def __post_init__(self) -> None:
         wrong = [
@@ -86,6 +88,7 @@ class Settings:
                 f"a JPEG quality is given twice: {self.qualities}",
             ),
             (self.size < 1, f"the patch size must be at least 1 pixel, not {self.size}"),
+            (self.grid < 1, f"the grid of places must be at least 1 pixel, not {self.grid}"),
             (self.count < 1, f"the number of patches must be at least 1, not {self.count}"),
             (self.seed < 0 or self.subset_seed < 0, "seeds must not be negative"),
             (self.dtype not in DTYPES, f"storage is {' or '.join(DTYPES)}, not {self.dtype}"),
@@ -331,7 +334,7 @@ def _attributes(settings: Settings, images: int, digest: str) -> dict[str, objec
         "images_sha256": np.bytes_(digest),
         "qualities": np.array(settings.qualities, "<i4"),
         "dtype": np.bytes_(settings.dtype),
-        **{name: getattr(settings, name) for name in ("size", "count", "seed", "augment", "compress")},
+        **{name: getattr(settings, name) for name in ("size", "count", "seed", "grid", "augment", "compress")},
         "file_size": float(settings.file_size),
         "skip_images": settings.skip_images,
         "limit": limit,
@@ -439,8 +442,9 @@ def _cut_all(
         if min(luma.shape) < settings.size:
             raise DataError(f"{path}: has changed since it was first looked at")
         y_draw, x_draw, symmetry = draws(3 * len(rows), settings.seed, _PLACES, number).reshape(3, -1)
-        y = (y_draw % np.uint64(luma.shape[0] - settings.size + 1)).astype(np.intp)
-        x = (x_draw % np.uint64(luma.shape[1] - settings.size + 1)).astype(np.intp)
+        places = [np.uint64((length - settings.size) // settings.grid + 1) for length in luma.shape]
+        y = (y_draw % places[0]).astype(np.intp) * settings.grid
+        x = (x_draw % places[1]).astype(np.intp) * settings.grid
         turned = (symmetry % np.uint64(8)).astype(np.intp) if settings.augment else np.zeros_like(y)
         for share, quality in enumerate(settings.qualities):
             # Each image begins with another quality, so that the shares are equal over the images too.

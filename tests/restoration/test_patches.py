@@ -136,6 +136,13 @@ def test_rows_are_patches_of_the_photographs(images: Path, tmp_path: Path) -> No
     assert 200 < same < 400
 
 
+def test_places_on_a_grid(images: Path, tmp_path: Path) -> None:
+    wanted = replace(SMALL, count=400, grid=8)
+    traced = trace(make_patches(images, tmp_path / "db", wanted), images, wanted)
+    places = {(place.y, place.x) for place, _ in traced if place.image == "photo0.png"}  # 33x40
+    assert places == {(y, x) for y in range(0, 33 - SIZE + 1, 8) for x in range(0, 40 - SIZE + 1, 8)}
+
+
 def test_counts_that_do_not_divide_are_as_equal_as_can_be(images: Path, tmp_path: Path) -> None:
     wanted = replace(SMALL, count=211, qualities=(20, 80))
     traced = trace(make_patches(images, tmp_path / "db", wanted), images, wanted)
@@ -354,6 +361,7 @@ def test_images_that_are_not_there(tmp_path: Path) -> None:
         ({"qualities": (10, 101)}, "1..100"),
         ({"qualities": (10, 10)}, "twice"),
         ({"size": 0}, "at least 1 pixel"),
+        ({"grid": 0}, "at least 1 pixel"),
         ({"count": 0}, "at least 1"),
         ({"seed": -1}, "negative"),
         ({"subset_seed": -1}, "negative"),

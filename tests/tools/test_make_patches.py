@@ -65,7 +65,7 @@ def test_every_option_reaches_the_database(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = (
-        "--size 8 --count 9 --no_augment --dtype float32 --compress --skip_images 1 --limit 1 --subset_seed 7"
+        "--size 8 --count 9 --no_augment --dtype float32 --compress --skip_images 1 --limit 1 --subset_seed 7 --grid 2"
     )
     assert (
         make_patches.main(["--images", f"{images}/*.png", "--output", f"{tmp_path}/db", *options.split()])
@@ -76,8 +76,8 @@ def test_every_option_reaches_the_database(
         assert h5["data"].dtype == np.float32 and h5["data"].compression == "gzip"
         attributes = {name: np.asarray(value).tolist() for name, value in h5.attrs.items()}
     assert attributes["augment"] is False and attributes["compress"] is True
-    names = ("qualities", "seed", "skip_images", "limit", "subset_seed", "file_size", "images")
-    assert [attributes[name] for name in names] == [[10], 0, 1, 1, 7, 64.0, 1]
+    names = ("qualities", "seed", "skip_images", "limit", "subset_seed", "grid", "file_size", "images")
+    assert [attributes[name] for name in names] == [[10], 0, 1, 1, 7, 2, 64.0, 1]
 
 
 @pytest.mark.parametrize(
