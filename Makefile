@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # Arguments for pytest: make test PYTEST_ARGS="tests/proto -k text"
 PYTEST_ARGS ?=
 # For make reproduce: the folder of bsds500/ and live1/, and what to make of it.
-JPEG_DATA ?= ../shared/data
+JPEG_DATA ?= $(if $(wildcard ../shared/data),../shared/data,.)
 REPRODUCE ?= all
 # Test processes: a core each, up to 4. Each computes with one thread.
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$n || echo 4)

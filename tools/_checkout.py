@@ -15,7 +15,10 @@ import os
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-NEEDED = ("torch", "numpy", "h5py", "lmdb", "cv2", "google.protobuf", "onnx", "matplotlib", "PIL", "tqdm")
+NEEDED = (
+    "torch", "numpy", "h5py", "lmdb", "cv2", "google.protobuf", "matplotlib", "PIL", "tqdm", "safetensors",
+    "onnx", "onnxruntime", "onnxscript",
+)  # fmt: skip
 STARTED = "PYCAFFE_COMPAT_STARTED"
 
 

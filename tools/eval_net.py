@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         help="prototxt files, one for each of --weights or one for all; without --weights, names in models/",
     )  # fmt: skip
     p.add_argument(
-        "--weights", nargs="+", default=[], metavar="W", help=".caffemodel or .caffemodel.h5 files"
+        "--weights", nargs="+", default=[], metavar="W", help=".caffemodel, .caffemodel.h5 or .safetensors files"
     )
     p.add_argument("--names", nargs="+", default=[], metavar="NAME", help="names of the networks' rows")
     p.add_argument(
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision", choices=PRECISIONS, default="float32", help="of the networks (default: float32)"
     )
     p.add_argument("--csv", metavar="FILE", help="write the table there too, in full precision")
-    p.add_argument("--json", metavar="FILE", help="the same as JSON, with networks and weights by path")
+    p.add_argument("--json", metavar="FILE", help="the same as JSON, with names and SHA-256 of networks and weights")
     p.add_argument("--per_image", action="store_true", help="also a line for each image")
     return p
 
