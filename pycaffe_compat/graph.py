@@ -585,7 +585,7 @@ class _located:
             return
         if isinstance(error, CaffeError):
             raise type(error)(f"{self.node.label}: {error}") from error
-        if isinstance(error, (RuntimeError, ValueError, TypeError, MemoryError)):
+        if isinstance(error, (RuntimeError, ValueError, TypeError, MemoryError, IndexError, ArithmeticError)):
             first = (str(error).splitlines() or [type(error).__name__])[0]
             if "overflow" in first:
                 first = f"asks for more memory than there can be ({first})"

@@ -377,7 +377,7 @@ class Net:
         try:
             with torch.set_grad_enabled(node.need_backward):
                 tops = as_tuple(node.layer(*given))
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
             if isinstance(error, CaffeError) or hasattr(error, "__notes__"):
                 raise  # it says already where
             shapes = ", ".join(shape_text(b.shape) for b in bottoms)
