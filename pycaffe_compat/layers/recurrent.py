@@ -20,7 +20,8 @@ def lstm_step(c: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         c: the state before, (..., N).
         gates: what goes into the input, forget and output gates and the new values, in this order: (..., 4 N).
-        cont: (..., 1); 0 where a sequence begins: the state before does not count.
+        cont: (..., 1); 0 where a sequence begins: the state before does not count. Between 0 and 1 the gradient is the
+            true one (the original takes cont times the forget gate for the gate itself).
     """
     i, f, o, g = gates.chunk(4, -1)
     c = cont * torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
