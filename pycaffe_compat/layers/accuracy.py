@@ -18,6 +18,7 @@ class Accuracy(Layer):
     """
 
     gradient = "no"
+    refuses_gradient = True
 
     def setup(self, scores: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         s = self.settings

@@ -123,6 +123,7 @@ class Threshold(Layer):
     """1 where x is larger than the threshold, 0 elsewhere; no gradient goes through."""
 
     gradient = "no"
+    refuses_gradient = True
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         self.threshold = self.settings.threshold

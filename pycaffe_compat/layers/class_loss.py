@@ -52,6 +52,8 @@ class _SoftmaxLoss(LossLayer):
     probabilities in the scores' shape.
     """
 
+    refuses_gradient = True
+
     def read(self, scores: Tensor, labels: Tensor, axis: int) -> None:
         self.check_batch(scores, labels)
         self.axis = canonical_axis(axis, scores.ndim)
@@ -147,6 +149,8 @@ class _LogAbove(torch.autograd.Function):
 
 class _OneLabelAnItem(LossLayer):
     """Base of the losses over all values of an item: N x ... and N labels, divided by N."""
+
+    refuses_gradient = True
 
     def setup(self, x: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         self.check_batch(x, labels)

@@ -1,8 +1,8 @@
 """Loss layers: computed in float32 at least, whatever the precision of the net, and weighing 1 unless the net says
 otherwise.
 
-No gradient reaches labels and targets (Caffe stops with an error where one is asked for), except in EuclideanLoss and
-between ContrastiveLoss's two features, whose bottoms are equals.
+No gradient reaches labels and targets (a net whose training needs one is refused), except in EuclideanLoss and between
+ContrastiveLoss's two features, whose bottoms are equals.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ class SigmoidCrossEntropyLoss(LossLayer):
 
     ``ignore_label`` is compared with the target cut to an integer: with 0 it ignores 0.7 as well, as Caffe does.
     """
+
+    refuses_gradient = True
 
     def setup(self, x: Tensor, target: Tensor) -> None:  # type: ignore[override]
         self.check_batch(x, target)

@@ -33,6 +33,7 @@ class LSTMUnit(Layer):
     """One step of an LSTM. Bottoms: state c (1, B, N), gates i, f, o, g (1, B, 4 N), cont (1, B); tops: c, h."""
 
     forced_bottoms = staticmethod(lambda index: index != 2)
+    refuses_gradient = True
 
     def setup(self, c: Tensor, gates: Tensor, cont: Tensor) -> None:  # type: ignore[override]
         shapes = ", ".join(shape_text(b.shape) for b in (c, gates, cont))
@@ -64,6 +65,7 @@ class Recurrent(Layer):
     """Names of the input's weight and bias and of the static input's weight."""
     gates = 1
     forced_bottoms = staticmethod(lambda index: index != 1)
+    refuses_gradient = True
 
     def setup(self, *bottoms: Tensor) -> None:
         s, count = self.settings, len(self.states)

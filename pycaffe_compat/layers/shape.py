@@ -81,6 +81,7 @@ class BatchReindex(Layer):
     """Row i of the top is row index[i] of the first bottom; rows may be repeated and left out."""
 
     forced_bottoms = staticmethod(lambda index: index == 0)
+    refuses_gradient = True
 
     def setup(self, x: Tensor, index: Tensor) -> None:  # type: ignore[override]
         if index.ndim != 1:
@@ -98,6 +99,8 @@ class Filter(Layer):
 
     How many rows come out is known at run time only; the net is built as if all of them did.
     """
+
+    refuses_gradient = True
 
     def setup(self, *bottoms: Tensor) -> None:
         *blobs, selector = bottoms
