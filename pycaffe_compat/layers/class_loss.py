@@ -62,6 +62,8 @@ class _SoftmaxLoss(LossLayer):
         self.ignore = loss.ignore_label if loss.HasField("ignore_label") else None
         self.mode = normalization_mode(loss, "VALID")
         self.tops = max(1, len(self.param.top))  # the file may leave out the loss itself
+        if self.tops > 1 and not self.param.loss_weight:
+            raise NetError("2 tops and no loss_weight: give one each, 1 and 0")  # Caffe's default is one number
         if labels.numel() != scores.numel() // self.classes:
             raise NetError(
                 f"{labels.numel()} labels for scores of shape {shape_text(scores.shape)}: with the classes on axis "

@@ -31,6 +31,8 @@ def build(layer: str, *shapes: Shape) -> Graph:
 
 def op(kind: str, settings: str = "", bottoms: int = 2, tops: int = 1) -> str:
     names = " ".join(f'bottom: "{n}"' for n in "abc"[:bottoms]) + "".join(f' top: "{n}"' for n in "yz"[:tops])
+    if tops == 2 and "Loss" in kind:
+        names += " loss_weight: 1 loss_weight: 0"
     return f'layer {{ name: "op" type: "{kind}" {names} {settings} }}'
 
 
@@ -360,6 +362,7 @@ BAD: list[tuple[str, list[Shape], str]] = [
     (op("SoftmaxWithLoss", "softmax_param { axis: 2 }"), [(2, 3), (2,)], "axis 2 does not exist in a blob of 2 dimensions"),
     (op("SoftmaxWithLoss", bottoms=1), [(2, 3)], "has 1 bottoms: SoftmaxWithLoss takes 2"),
     (op("SoftmaxWithLoss", "loss_weight: 1 loss_weight: 0"), SCORES, "2 loss_weight for 1 tops"),
+    *((op(kind, bottoms=n, tops=2).replace("loss_weight: 1 loss_weight: 0", ""), [(2, 3), (2,), (3, 3)][:n], "2 tops and no loss_weight") for kind, n in (("SoftmaxWithLoss", 2), ("InfogainLoss", 3))),
     (op("InfogainLoss"), SCORES, "has no matrix H"),
     (op("InfogainLoss", "infogain_loss_param { source: 'none.binaryproto' }"), SCORES, "the matrix H: none.binaryproto: no such file"),
     (op("InfogainLoss", "infogain_loss_param { source: 'text' }"), SCORES, "text: is not a binary BlobProto but looks like"),
