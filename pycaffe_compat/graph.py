@@ -306,6 +306,8 @@ class Graph(nn.Module):
                     node.propagate_down[i] = False
                 if not node.propagate_down[i]:
                     skipped.add(bottom)
+        if self.phase == TRAIN:
+            self._check_gradients()
         force = self.param.force_backward
         for node in self.nodes:
             if force:
@@ -316,6 +318,17 @@ class Graph(nn.Module):
                 ]
         for learnable in self.learnable:
             learnable.parameter.requires_grad_(force or learnable.lr_mult != 0)
+
+    def _check_gradients(self) -> None:
+        """What is learned through a bottom that gets no gradient (a label, all of Threshold's) would never change."""
+        for node in self.nodes:
+            for i, down in enumerate(node.propagate_down):
+                if node.need_backward and down and not node.layer.gives_gradient(i):
+                    where = f'where "{node.tops[0]}" is read' if node.layer.gradient == "no" else "for it"
+                    raise NetError(
+                        f'{node.label}: training needs a gradient for bottom "{node.bottoms[i]}", and {node.type} '
+                        f"gives it none: say propagate_down: false {where}"
+                    )
 
     def _plan_memory(self) -> None:
         keep = set(self.outputs) | {t for n in self.nodes for t, w in zip(n.tops, n.loss_weights, strict=True) if w}
@@ -585,7 +598,7 @@ class _located:
             return
         if isinstance(error, CaffeError):
             raise type(error)(f"{self.node.label}: {error}") from error
-        if isinstance(error, (RuntimeError, ValueError, TypeError, MemoryError)):
+        if isinstance(error, (RuntimeError, ValueError, TypeError, MemoryError, IndexError, ArithmeticError)):
             first = (str(error).splitlines() or [type(error).__name__])[0]
             if "overflow" in first:
                 first = f"asks for more memory than there can be ({first})"

@@ -377,7 +377,7 @@ class Net:
         try:
             with torch.set_grad_enabled(node.need_backward):
                 tops = as_tuple(node.layer(*given))
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
             if isinstance(error, CaffeError) or hasattr(error, "__notes__"):
                 raise  # it says already where
             shapes = ", ".join(shape_text(b.shape) for b in bottoms)
@@ -392,14 +392,15 @@ class Net:
         if node.name not in self._tape:  # backward without forward: from what the blobs hold, as in Caffe
             self._compute(node)
         bottoms, tops = self._tape[node.name]
-        rule = inplace.RULES.get(node.type) if node.bottoms[:1] == node.tops[:1] else None
-        if rule is not None:
-            if bottoms[0].requires_grad:
-                blob = self.blobs[node.tops[0]]
-                with torch.no_grad():
-                    blob.store_diff(rule(node.layer, bottoms[0], blob.data_tensor, blob.diff_tensor))
-            return
         wanted = [(name, b) for name, b in zip(node.bottoms, bottoms, strict=True) if b.requires_grad]
+        rule = inplace.rule_of(node, self._rewritten)
+        if rule is not None:
+            top = self.blobs[node.tops[0]]
+            for name, x in wanted:
+                value = top.data_tensor if name == node.tops[0] else x
+                with torch.no_grad():
+                    self.blobs[name].store_diff(rule(node.layer, x, value, top.data_tensor, top.diff_tensor))
+            return
         owners = {id(o): o for _, o, _ in node.views}
         parameters = [p for p in node.layer.parameters() if p.requires_grad and id(p) not in owners]
         parameters += [o for o in owners.values() if o.requires_grad]

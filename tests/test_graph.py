@@ -211,6 +211,72 @@ def test_a_loss_whose_top_the_file_leaves_out_counts_and_is_no_output() -> None:
     assert all(node.need_backward for node in net.nodes if node.type == "EuclideanLoss")
 
 
+LEARNED = """layer { name: "in" type: "Input" top: "x" top: "y" input_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
+layer { name: "s" type: "InnerProduct" bottom: "x" top: "s" inner_product_param { num_output: 3 } }
+layer { name: "c" type: "InnerProduct" bottom: "x" top: "c" inner_product_param { num_output: 3 } }
+layer { name: "l" type: "Parameter" top: "l" parameter_param { shape { dim: 2 } } }
+layer { name: "h" type: "Parameter" top: "h" parameter_param { shape { dim: 3 dim: 3 } } }
+"""
+"""Learned blobs of all shapes that the layers below want, and data x and y."""
+
+
+def on(kind: str, bottoms: str, settings: str = "", reader: str = "") -> str:
+    """A layer on line 6, its top part of the loss through a reader."""
+    names = " ".join(f'bottom: "{name}"' for name in bottoms)
+    return (
+        f'{LEARNED}layer {{ name: "op" type: "{kind}" {names} top: "z" {settings} }}'
+        f'layer {{ name: "sum" type: "Reduction" bottom: "z" top: "sum" loss_weight: 1 {reader} }}'
+    )
+
+
+REFUSED = [
+    ("SoftmaxWithLoss", "sl", "", "l"),
+    ("SoftmaxWithLoss", "sy", "propagate_down: true propagate_down: true", "y"),  # asked for in so many words
+    ("HingeLoss", "sl", "", "l"),
+    ("MultinomialLogisticLoss", "sl", "", "l"),
+    ("SigmoidCrossEntropyLoss", "sc", "", "c"),
+    ("InfogainLoss", "syh", "", "h"),
+    ("BatchReindex", "sl", "", "l"),
+    ("Filter", "sl", "", "l"),
+    ("LSTM", "xc", "recurrent_param { num_output: 1 }", "c"),
+    ("RNN", "xc", "recurrent_param { num_output: 1 }", "c"),
+    ("Embed", "s", "embed_param { input_dim: 9 num_output: 1 }", "s"),
+    ("Threshold", "s", "", "s"),
+    ("ArgMax", "s", "", "s"),
+    ("Accuracy", "sy", "", "s"),
+]
+
+
+@pytest.mark.parametrize(("kind", "bottoms", "settings", "which"), REFUSED)
+def test_training_through_what_gives_no_gradient_is_refused(kind: str, bottoms: str, settings: str, which: str) -> None:
+    """Where the original stops in backward. What is learned below would never change."""
+    text = on(kind, bottoms, settings)
+    with pytest.raises(NetError) as error:
+        graph(text, TRAIN)
+    advice = "for it" if kind not in ("Threshold", "ArgMax", "Accuracy") else 'where "z" is read'
+    assert str(error.value) == (
+        f'net.prototxt:6: layer "op" ({kind}): training needs a gradient for bottom "{which}", and {kind} gives it none: '
+        f"say propagate_down: false {advice}"
+    )
+    assert graph(text, TEST).nodes
+    if advice == "for it":
+        flags = " ".join(f"propagate_down: {str(b not in (which, 'y')).lower()}" for b in bottoms)
+        text = on(kind, bottoms, settings.replace("propagate_down: true", "") + flags)
+    else:
+        text = on(kind, bottoms, settings, "propagate_down: false")
+    graph(text, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bottoms"),
+    [("EuclideanLoss", "sc"), ("SoftmaxWithLoss", "sy"), ("Crop", "sc"), ("Threshold", "x"), ("BatchReindex", "sy")],
+)
+def test_what_trains_in_the_original_is_not_refused(kind: str, bottoms: str) -> None:
+    settings = "crop_param { axis: 0 }" if kind == "Crop" else ""
+    for force in ("", "force_backward: true "):
+        graph(on(kind, bottoms, settings).rstrip() + force, TRAIN)
+
+
 # -------------------------------------------------------------------------------------------------------- messages
 
 

@@ -18,6 +18,7 @@ class Accuracy(Layer):
     """
 
     gradient = "no"
+    refuses_gradient = True
 
     def setup(self, scores: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         s = self.settings
@@ -26,8 +27,8 @@ class Accuracy(Layer):
         self.top_k = s.top_k
         self.ignore = s.ignore_label if s.HasField("ignore_label") else None
         self.tops = len(self.param.top)
-        if not 1 <= self.top_k <= self.classes:
-            raise NetError(f"accuracy_param: top_k {self.top_k} must be within 1..{self.classes}, the classes")
+        if self.top_k > self.classes:
+            raise NetError(f"accuracy_param: top_k {self.top_k} must be within 0..{self.classes}, the classes")
         if labels.numel() != scores.numel() // self.classes:
             raise NetError(
                 f"{labels.numel()} labels for scores of shape {shape_text(scores.shape)}: with the classes on axis "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,17 +104,17 @@ class AbsVal(Layer):
 
 @register("Clip", param="clip_param", inplace=True)
 class Clip(Layer):
-    """x limited to min..max; the limits themselves pass the gradient."""
+    """x limited to min..max; the limits themselves pass the gradient. A min above max is the top everywhere."""
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s = self.settings
         if not s.HasField("min") or not s.HasField("max"):
             raise NetError("clip_param needs both min and max")
-        if s.min > s.max:
-            raise NetError(f"clip_param: min {s.min:g} is larger than max {s.max:g}")
         self.min, self.max = s.min, s.max
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        if self.min > self.max:
+            return x.clamp(max=self.max).clamp(min=self.min)  # together, PyTorch's limits would give max
         return x.clamp(self.min, self.max)
 
 
@@ -122,6 +123,7 @@ class Threshold(Layer):
     """1 where x is larger than the threshold, 0 elsewhere; no gradient goes through."""
 
     gradient = "no"
+    refuses_gradient = True
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         self.threshold = self.settings.threshold
@@ -139,6 +141,12 @@ def _log_of_base(settings: Any, name: str) -> float:
     return math.log(settings.base)
 
 
+def _number(function: np.ufunc, *values: float) -> float:
+    """A function of a file's numbers in float32, as in C: infinite or no number where Python has an error."""
+    with np.errstate(all="ignore"):
+        return float(function(*map(np.float32, values)))
+
+
 @register("Exp", param="exp_param", inplace=True)
 class Exp(Layer):
     """base ^ (shift + scale x); the base is e unless given."""
@@ -146,7 +154,7 @@ class Exp(Layer):
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s = self.settings
         log_base = _log_of_base(s, "exp_param")
-        self.inner, self.outer = log_base * s.scale, math.exp(log_base * s.shift)
+        self.inner, self.outer = log_base * s.scale, _number(np.exp, log_base * s.shift)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         y = torch.exp(x if self.inner == 1 else x * self.inner)
@@ -178,7 +186,7 @@ class Power(Layer):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if self.power * self.scale == 0:
             # Caffe's own case: a constant, with no gradient, even where x is not a number.
-            return torch.full_like(x, 1.0 if self.power == 0 else self.shift**self.power)
+            return torch.full_like(x, 1.0 if self.power == 0 else _number(np.power, self.shift, self.power))
         if self.scale != 1:
             x = x * self.scale
         if self.shift != 0:

@@ -111,6 +111,9 @@ class Layer(nn.Module):
     """The output is newly allocated and not needed for this layer's own gradient: the next layer may overwrite it."""
     forced_bottoms: Callable[[int], bool] = staticmethod(lambda index: True)
     """Whether ``force_backward`` reaches bottom number ``index`` (it does not reach a loss layer's label)."""
+    refuses_gradient = False
+    """Whether training must not need a gradient for the other bottoms (without a gradient: for any). Caffe stops in
+    backward; where this is False it goes on without one."""
 
     def __init__(self, param: Any, phase: int) -> None:
         super().__init__()
@@ -153,6 +156,10 @@ class Layer(nn.Module):
         meta = {name: torch.empty_like(value, device="meta") for name, value in own}
         with torch.no_grad():
             return as_tuple(torch.func.functional_call(self, meta, bottoms))
+
+    def gives_gradient(self, index: int) -> bool:
+        """Whether training may need a gradient for bottom number ``index``."""
+        return not self.refuses_gradient or (self.gradient != "no" and self.forced_bottoms(index))
 
     def forget(self) -> None:
         """Forget what earlier forwards left behind (the state of LSTM and RNN)."""

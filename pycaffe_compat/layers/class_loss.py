@@ -15,7 +15,7 @@ from ..proto import caffe_pb2
 from ..proto.binary import blob_to_array, read_message
 from .base import canonical_axis, register, shape_text
 from .labels import class_labels, counted, positions
-from .loss import LossLayer, normalization_mode, normalizer, precise
+from .loss import LossLayer, items, normalization_mode, normalizer, precise
 
 FLT_MIN = float(np.finfo(np.float32).tiny)
 """The smallest probability that SoftmaxWithLoss takes the logarithm of."""
@@ -52,13 +52,18 @@ class _SoftmaxLoss(LossLayer):
     probabilities in the scores' shape.
     """
 
+    refuses_gradient = True
+
     def read(self, scores: Tensor, labels: Tensor, axis: int) -> None:
+        self.check_batch(scores, labels)
         self.axis = canonical_axis(axis, scores.ndim)
         self.classes = scores.shape[self.axis]
         loss = self.param.loss_param
         self.ignore = loss.ignore_label if loss.HasField("ignore_label") else None
         self.mode = normalization_mode(loss, "VALID")
         self.tops = max(1, len(self.param.top))  # the file may leave out the loss itself
+        if self.tops > 1 and not self.param.loss_weight:
+            raise NetError("2 tops and no loss_weight: give one each, 1 and 0")  # Caffe's default is one number
         if labels.numel() != scores.numel() // self.classes:
             raise NetError(
                 f"{labels.numel()} labels for scores of shape {shape_text(scores.shape)}: with the classes on axis "
@@ -66,10 +71,10 @@ class _SoftmaxLoss(LossLayer):
             )
 
     def tops_of(self, log_p: Tensor, losses: Tensor, valid: Tensor | None) -> tuple[Tensor, ...]:
-        """``losses``: one a position, zeros where ignored."""
+        """``losses``: one a position, zeros where ignored. No gradient comes back through the probabilities."""
         batch = math.prod(losses.shape[: self.axis])
         loss = losses.sum() / normalizer(self.mode, losses.numel(), batch, valid)
-        return (loss, log_p.exp())[: self.tops]
+        return (loss, log_p.detach().exp())[: self.tops]
 
 
 @register("SoftmaxWithLoss", param="softmax_param", bottoms=2, tops=(1, 2))
@@ -147,19 +152,23 @@ class _LogAbove(torch.autograd.Function):
 class _OneLabelAnItem(LossLayer):
     """Base of the losses over all values of an item: N x ... and N labels, divided by N."""
 
+    refuses_gradient = True
+
     def setup(self, x: Tensor, labels: Tensor) -> None:  # type: ignore[override]
-        if x.ndim < 2:
-            raise NetError(f"needs a class axis: its bottom has {x.ndim} dimensions")
-        if labels.numel() != x.shape[0]:
-            raise NetError(f"{labels.numel()} labels for a batch of {x.shape[0]}: there must be one an item")
+        self.check_batch(x, labels)
 
 
 @register("MultinomialLogisticLoss", bottoms=2)
 class MultinomialLogisticLoss(_OneLabelAnItem):
     """Minus the logarithm of the label's probability, mean over the batch. The bottom holds probabilities."""
 
+    def setup(self, x: Tensor, labels: Tensor) -> None:  # type: ignore[override]
+        super().setup(x, labels)
+        if labels.numel() != x.shape[0]:
+            raise NetError(f"{labels.numel()} labels for a batch of {x.shape[0]}: there must be one an item")
+
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
-        x = precise(x).flatten(1)
+        x = items(precise(x))
         index, _ = class_labels(self.label, labels, x.shape[1])
         return -_LogAbove.apply(x.gather(1, index.unsqueeze(1)), LOG_THRESHOLD).sum() / x.shape[0]
 
@@ -167,11 +176,11 @@ class MultinomialLogisticLoss(_OneLabelAnItem):
 @register("HingeLoss", param="hinge_loss_param", bottoms=2)
 class HingeLoss(_OneLabelAnItem):
     """One against all: max(0, 1 - score) for the label's score, max(0, 1 + score) for the others, or their squares
-    (norm: L2), summed and divided by the batch size."""
+    (norm: L2), summed and divided by the batch size. Of more than N labels the first N numbers count."""
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
-        x = precise(x).flatten(1)
-        index, _ = class_labels(self.label, labels, x.shape[1])
+        x = items(precise(x))
+        index, _ = class_labels(self.label, labels.reshape(-1)[: x.shape[0]], x.shape[1])
         sign = torch.ones_like(x).scatter(1, index.unsqueeze(1), -1.0)
         margins = F.relu(1 + sign * x)
         if self.settings.norm == self.settings.L2:

@@ -243,6 +243,7 @@ class DetectionOutput(Layer):
     """
 
     gradient = "no"
+    refuses_gradient = True
     no_onnx = "it thins out boxes by a rule that ONNX's NonMaxSuppression has not: end the exported net at its bottoms"
 
     def setup(self, loc: Tensor, conf: Tensor, prior: Tensor) -> None:  # type: ignore[override]

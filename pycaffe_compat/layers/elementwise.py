@@ -24,10 +24,10 @@ class Eltwise(Layer):
                 "all bottoms must have one shape, Eltwise does not broadcast: "
                 + ", ".join(f"{name} {shape_text(b.shape)}" for name, b in zip(self.param.bottom, bottoms, strict=True))
             )
-        if s.coeff and s.operation != s.SUM:
-            raise NetError("coeff is for SUM only")
         if s.coeff and len(s.coeff) != len(bottoms):
             raise NetError(f"{len(s.coeff)} coeff for {len(bottoms)} bottoms: give one each, or none")
+        if s.coeff and s.operation == s.PROD:
+            raise NetError("coeff is for SUM only")  # MAX takes no notice of it
         self.operation = s.EltwiseOp.Name(s.operation)
         self.fresh_output = self.operation == "SUM"
         self.coeff = list(s.coeff) or [1.0] * len(bottoms)

@@ -16,30 +16,37 @@ def class_labels(
     """Flat int64 labels, 0 where ignored, and which are not ignored (None: all count).
 
     Args:
-        where: the layer, for messages.
         labels: one a position, in any shape.
+        where, classes: see :func:`whole_numbers`.
+    """
+    valid = None if ignore is None else labels.detach().reshape(-1).trunc() != ignore
+    hint = "" if ignore is None else f", nor ignore_label {ignore}"
+    hint += ": does the layer below have as many outputs as there are classes?"
+    return whole_numbers(f"{where}: label", labels, classes, valid, hint), valid
+
+
+def whole_numbers(what: str, values: Tensor, count: int, valid: Tensor | None = None, hint: str = "") -> Tensor:
+    """Flat int64 numbers in 0..count-1, cut from a blob's as C does; 0 where they are not ``valid`` (None: all are).
+
+    Args:
+        what: the layer and what the numbers are, for messages.
 
     Raises:
-        DataError: a label that is not ignored lies outside 0..classes-1 (or is no number). The original reads other
-            memory there. Not checked under ``torch.compile``, whose own indexing check remains.
+        DataError: a valid number lies outside (or is none). The original reads other memory there, or stops. Not
+            checked under ``torch.compile``, whose own indexing check remains.
     """
-    labels = labels.detach().reshape(-1)
-    index = labels.trunc()
-    valid = None if ignore is None else index != ignore
-    if not labels.is_meta and not torch.compiler.is_compiling():
-        wrong = ~((index >= 0) & (index < classes))  # this way round NaN is wrong too
+    values = values.detach().reshape(-1)
+    index = values.trunc()
+    if not values.is_meta and not torch.compiler.is_compiling():
+        wrong = ~((index >= 0) & (index < count))  # this way round NaN is wrong too
         if valid is not None:
             wrong &= valid
         if bool(wrong.any()):
             at = int(wrong.nonzero()[0])
-            hint = "" if ignore is None else f", nor ignore_label {ignore}"
-            raise DataError(
-                f"{where}: label {float(labels[at]):g} at position {at} is not in 0..{classes - 1}{hint}: does the "
-                f"layer below have as many outputs as there are classes?"
-            )
+            raise DataError(f"{what} {float(values[at]):g} at position {at} is not in 0..{count - 1}{hint}")
     if valid is not None:
         index = torch.where(valid, index, 0)
-    return index.to(torch.int64), valid
+    return index.to(torch.int64)
 
 
 def counted(values: Tensor, valid: Tensor | None) -> Tensor:

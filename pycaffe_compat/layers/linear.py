@@ -47,6 +47,7 @@ class Embed(Layer):
 
     fresh_output = True
     forced_bottoms = staticmethod(lambda index: False)
+    refuses_gradient = True
     weight: Tensor
     bias: Tensor
 

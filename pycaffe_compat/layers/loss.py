@@ -1,8 +1,8 @@
 """Loss layers: computed in float32 at least, whatever the precision of the net, and weighing 1 unless the net says
 otherwise.
 
-No gradient reaches labels and targets (Caffe stops with an error where one is asked for), except in EuclideanLoss and
-between ContrastiveLoss's two features, whose bottoms are equals.
+No gradient reaches labels and targets (a net whose training needs one is refused), except in EuclideanLoss and between
+ContrastiveLoss's two features, whose bottoms are equals.
 """
 
 from __future__ import annotations
@@ -23,12 +23,25 @@ def precise(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def items(x: Tensor) -> Tensor:
+    """A blob as one row of values for each item of the batch."""
+    return x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
+
+
 class LossLayer(Layer):
     """Base of losses: a scalar top that weighs 1, and a label bottom that ``force_backward`` does not reach."""
 
     default_loss_weight = 1.0
     auto_tops = True
     forced_bottoms = staticmethod(lambda index: index != 1)
+
+    def check_batch(self, x: Tensor, labels: Tensor) -> None:
+        """Scores and labels must agree in their first axis, the batch."""
+        if x.shape[:1] != labels.shape[:1] or not x.ndim:
+            raise NetError(
+                f"bottoms of shapes {shape_text(x.shape)} and {shape_text(labels.shape)} differ in their first axis, "
+                f"the batch"
+            )
 
 
 @register("EuclideanLoss", bottoms=2)
@@ -38,14 +51,15 @@ class EuclideanLoss(LossLayer):
     forced_bottoms = staticmethod(lambda index: True)
 
     def setup(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
-        if not x.ndim or not y.ndim or x.shape[0] != y.shape[0] or x.numel() != y.numel():
+        self.check_batch(x, y)
+        if x.numel() != y.numel():
             raise NetError(
                 f"bottoms of shapes {shape_text(x.shape)} and {shape_text(y.shape)} must hold as many values"
             )
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
         y = y if y.shape == x.shape else y.reshape(x.shape)
-        return F.mse_loss(x.float(), y.float(), reduction="sum") / (2 * x.shape[0])
+        return F.mse_loss(precise(x), precise(y), reduction="sum") / (2 * x.shape[0])
 
 
 # --------------------------------------------------------------------------------------------------- normalisation
@@ -83,8 +97,11 @@ class SigmoidCrossEntropyLoss(LossLayer):
     ``ignore_label`` is compared with the target cut to an integer: with 0 it ignores 0.7 as well, as Caffe does.
     """
 
+    refuses_gradient = True
+
     def setup(self, x: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        if x.numel() != target.numel() or not x.ndim:
+        self.check_batch(x, target)
+        if x.numel() != target.numel():
             raise NetError(
                 f"bottoms of shapes {shape_text(x.shape)} and {shape_text(target.shape)} must hold as many values"
             )
@@ -124,16 +141,16 @@ class ContrastiveLoss(LossLayer):
 
     def setup(self, a: Tensor, b: Tensor, alike: Tensor) -> None:  # type: ignore[override]
         for name, x in zip(self.param.bottom, (a, b), strict=False):
-            if x.ndim < 2 or x.numel() != x.shape[0] * x.shape[1]:
-                raise NetError(f'bottom "{name}" of shape {shape_text(x.shape)} must be N x C, or N x C x 1 x 1')
-        if a.shape[:2] != b.shape[:2]:
+            if not x.ndim or x.numel() != x.shape[:2].numel():
+                raise NetError(f'bottom "{name}" of shape {shape_text(x.shape)} must be N, N x C, or N x C x 1 x 1')
+        if a.shape[0] != b.shape[0] or a.numel() != b.numel():
             raise NetError(f"bottoms of shapes {shape_text(a.shape)} and {shape_text(b.shape)} are no pairs")
         if alike.numel() != a.shape[0]:
             raise NetError(f"{alike.numel()} labels for {a.shape[0]} pairs: there must be one a pair")
 
     def forward(self, a: Tensor, b: Tensor, alike: Tensor) -> Tensor:  # type: ignore[override]
         s = self.settings
-        square = (precise(a).flatten(1) - precise(b).flatten(1)).square().sum(1)
+        square = (items(precise(a)) - items(precise(b))).square().sum(1)
         # A label counts as the integer it is cut to: 0.5 is 0, not alike.
         same = alike.detach().reshape(-1).trunc() != 0
         apart = F.relu(s.margin - square) if s.legacy_version else F.relu(s.margin - _Distance.apply(square)).square()

@@ -180,6 +180,7 @@ class MultiBoxLoss(LossLayer):
     """
 
     forced_bottoms = staticmethod(lambda index: index < 2)
+    refuses_gradient = True
     no_onnx = "it matches boxes with objects by a rule that ONNX has not: export the deploy file, or the TEST phase"
 
     def setup(self, loc: Tensor, conf: Tensor, prior: Tensor, truth: Tensor) -> None:  # type: ignore[override]

@@ -229,10 +229,14 @@ class LRN(Layer):
             near = (channel[:, None] - channel).abs() <= self.size // 2
             self.register_buffer("across", near.float()[:, :, None, None], persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def base(self, x: Tensor) -> Tensor:
+        """What is taken to the power of beta: k + alpha mean x^2."""
         square = x * x
         if self.within:
             total = F.avg_pool2d(square, self.size, 1, self.size // 2) * self.alpha
         else:
             total = F.conv2d(square, self.across) * (self.alpha / self.size)
-        return x * (total + self.k).pow(-self.beta)
+        return total + self.k
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x * self.base(x).pow(-self.beta)

@@ -20,7 +20,8 @@ def lstm_step(c: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         c: the state before, (..., N).
         gates: what goes into the input, forget and output gates and the new values, in this order: (..., 4 N).
-        cont: (..., 1); 0 where a sequence begins: the state before does not count.
+        cont: (..., 1); 0 where a sequence begins: the state before does not count. Between 0 and 1 the gradient is the
+            true one (the original takes cont times the forget gate for the gate itself).
     """
     i, f, o, g = gates.chunk(4, -1)
     c = cont * torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -32,6 +33,7 @@ class LSTMUnit(Layer):
     """One step of an LSTM. Bottoms: state c (1, B, N), gates i, f, o, g (1, B, 4 N), cont (1, B); tops: c, h."""
 
     forced_bottoms = staticmethod(lambda index: index != 2)
+    refuses_gradient = True
 
     def setup(self, c: Tensor, gates: Tensor, cont: Tensor) -> None:  # type: ignore[override]
         shapes = ", ".join(shape_text(b.shape) for b in (c, gates, cont))
@@ -63,6 +65,7 @@ class Recurrent(Layer):
     """Names of the input's weight and bias and of the static input's weight."""
     gates = 1
     forced_bottoms = staticmethod(lambda index: index != 1)
+    refuses_gradient = True
 
     def setup(self, *bottoms: Tensor) -> None:
         s, count = self.settings, len(self.states)

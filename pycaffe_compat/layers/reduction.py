@@ -39,6 +39,7 @@ class ArgMax(Layer):
     """
 
     gradient = "no"
+    refuses_gradient = True
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s = self.settings

@@ -7,20 +7,22 @@ from torch import Tensor
 
 from ..errors import NetError
 from .base import Layer, canonical_axis, register, shape_text
+from .labels import whole_numbers
 
 
 @register("Flatten", param="flatten_param")
 class Flatten(Layer):
-    """The axes ``axis`` to ``end_axis`` (both included) become one."""
+    """The axes ``axis`` to ``end_axis`` (both included) become one; with an ``end_axis`` just before ``axis``, none
+    do, and an axis of size 1 is put between the two."""
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s = self.settings
         self.start, self.end = canonical_axis(s.axis, x.ndim), canonical_axis(s.end_axis, x.ndim)
-        if self.end < self.start:
+        if self.end < self.start - 1:
             raise NetError(f"end_axis {s.end_axis} lies before axis {s.axis}")
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return x.flatten(self.start, self.end)
+        return x.flatten(self.start, self.end) if self.end >= self.start else x.unsqueeze(self.start)
 
 
 @register("Reshape", param="reshape_param")
@@ -79,6 +81,7 @@ class BatchReindex(Layer):
     """Row i of the top is row index[i] of the first bottom; rows may be repeated and left out."""
 
     forced_bottoms = staticmethod(lambda index: index == 0)
+    refuses_gradient = True
 
     def setup(self, x: Tensor, index: Tensor) -> None:  # type: ignore[override]
         if index.ndim != 1:
@@ -87,7 +90,7 @@ class BatchReindex(Layer):
             raise NetError("the first bottom is a scalar, it has no rows")
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
-        return x.index_select(0, index.long())
+        return x.index_select(0, whole_numbers(f"{self.label}: row", index, x.shape[0]))
 
 
 @register("Filter", bottoms=(2, None), tops=(1, None))
@@ -96,6 +99,8 @@ class Filter(Layer):
 
     How many rows come out is known at run time only; the net is built as if all of them did.
     """
+
+    refuses_gradient = True
 
     def setup(self, *bottoms: Tensor) -> None:
         *blobs, selector = bottoms

@@ -47,15 +47,20 @@ class Silence(Layer):
         return ()
 
 
+def _axis(settings: Any, old_name: str, ndim: int) -> int:
+    """The axis to join or cut along, which may be given under an old name (then it is not negative)."""
+    if settings.HasField(old_name) and settings.HasField("axis"):
+        raise NetError(f"{old_name} is the old name of axis: give one of the two")
+    return canonical_axis(getattr(settings, old_name) if settings.HasField(old_name) else settings.axis, ndim)
+
+
 @register("Concat", param="concat_param", bottoms=(1, None))
 class Concat(Layer):
     """Blobs joined along ``axis`` (1: channels)."""
 
     def setup(self, *bottoms: Tensor) -> None:
-        s, first = self.settings, bottoms[0]
-        if s.HasField("concat_dim") and s.HasField("axis"):
-            raise NetError("concat_dim is the old name of axis: give one of the two")
-        self.axis = s.concat_dim if s.HasField("concat_dim") else canonical_axis(s.axis, first.ndim)
+        first = bottoms[0]
+        self.axis = _axis(self.settings, "concat_dim", first.ndim)
         for name, x in zip(self.param.bottom, bottoms, strict=True):
             rest = [i for i in range(first.ndim) if i != self.axis]
             if x.ndim != first.ndim or any(x.shape[i] != first.shape[i] for i in rest):
@@ -74,9 +79,7 @@ class Slice(Layer):
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s, tops = self.settings, len(self.param.top)
-        if s.HasField("slice_dim") and s.HasField("axis"):
-            raise NetError("slice_dim is the old name of axis: give one of the two")
-        self.axis = s.slice_dim if s.HasField("slice_dim") else canonical_axis(s.axis, x.ndim)
+        self.axis = _axis(s, "slice_dim", x.ndim)
         size = x.shape[self.axis]
         points = list(s.slice_point)
         if points and len(points) != tops - 1:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy import signal
 
-from pycaffe_compat import NetError
+from pycaffe_compat import Net, NetError
 from pycaffe_compat.graph import TRAIN, Graph
-from pycaffe_compat.layers.base import Layer, register
+from pycaffe_compat.layers.base import REGISTRY, Layer, register
 from pycaffe_compat.layers.convolution import conv2d_of_one_filter
 from pycaffe_compat.proto.text import parse_net
 
@@ -115,6 +115,7 @@ TABLE: list[tuple[str, list[tuple[int, ...]], Callable[[Arrays, Arrays], Arrays]
     ),
     (simple("Eltwise", "eltwise_param { operation: PROD }", 3), [(2, 3)] * 3, lambda x, p: [x[0] * x[1] * x[2]]),
     (simple("Eltwise", "eltwise_param { operation: MAX }", 3), [(2, 3)] * 3, lambda x, p: [np.maximum.reduce(x)]),
+    (simple("Eltwise", "eltwise_param { operation: MAX coeff: 2 coeff: -1 }", 2), [(2, 3)] * 2, lambda x, p: [np.maximum(*x)]),
     (simple("Split", tops='top: "y" top: "z"'), [(2, 3)], lambda x, p: [x[0], x[0]]),
     (simple("EuclideanLoss", bottoms=2), [(4, 3, 2)] * 2, lambda x, p: [((x[0] - x[1]) ** 2).sum() / 8]),
     (simple("EuclideanLoss", bottoms=2), [(4, 3, 2), (4, 6)], lambda x, p: [((x[0].reshape(4, 6) - x[1]) ** 2).sum() / 8]),
@@ -266,6 +267,12 @@ BAD = [
     ),
     (simple("Eltwise", bottoms=2), [(2, 3), (2, 1)], "Eltwise does not broadcast: a 2x3, b 2x1"),
     (simple("Eltwise", "eltwise_param { coeff: 1 }", 2), [(2, 3), (2, 3)], "1 coeff for 2 bottoms"),
+    (simple("Eltwise", "eltwise_param { operation: MAX coeff: 1 }", 2), [(2, 3), (2, 3)], "1 coeff for 2 bottoms"),
+    (
+        simple("Eltwise", "eltwise_param { operation: PROD coeff: 1 coeff: 1 }", 2),
+        [(2, 3), (2, 3)],
+        "coeff is for SUM only",
+    ),
     (simple("EuclideanLoss", bottoms=2), [(2, 3), (2, 4)], "must hold as many values"),
     (simple("EuclideanLoss"), [(2, 3)], "has 1 bottoms: EuclideanLoss takes 2"),
     (
@@ -277,6 +284,16 @@ BAD = [
         simple("Concat", "concat_param { axis: 5 }", 2),
         [(2, 3), (2, 3)],
         "axis 5 does not exist in a blob of 2 dimensions",
+    ),
+    (
+        simple("Concat", "concat_param { concat_dim: 2 }", 2),
+        [(2, 3), (2, 3)],
+        "axis 2 does not exist in a blob of 2 dimensions",
+    ),
+    (
+        simple("Slice", "slice_param { slice_dim: 2 }", tops='top: "y" top: "z"'),
+        [(2, 4)],
+        "axis 2 does not exist in a blob of 2 dimensions",
     ),
 ]
 
@@ -290,6 +307,19 @@ def test_a_layer_that_cannot_be_built_says_where_and_why(
     assert message in str(error.value)
     assert f'test.prototxt:{len(shapes) + 1}: layer "op"' in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), IndexError("out of range")])
+@pytest.mark.parametrize("step", ["setup", "forward"])
+def test_whatever_goes_wrong_in_a_layer_names_it(error: Exception, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*args: object) -> None:
+        raise error
+
+    text = simple("AbsVal")
+    net = Net(build(text, (2, 3)))
+    monkeypatch.setattr(REGISTRY["AbsVal"].cls, step, wrong)
+    with pytest.raises(NetError, match=rf'test.prototxt:2: layer "op" \(AbsVal\): cannot .*: {error}'):
+        build(text, (2, 3)) if step == "setup" else net.forward()
 
 
 def test_a_type_cannot_be_registered_twice() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pycaffe_compat import CaffeError, DataError
+from pycaffe_compat import CaffeError, DataError, Net
 from pycaffe_compat.graph import TRAIN, Graph
 from pycaffe_compat.proto.binary import array_to_blob, write_message
 from pycaffe_compat.proto.text import parse_net
@@ -31,6 +31,8 @@ def build(layer: str, *shapes: Shape) -> Graph:
 
 def op(kind: str, settings: str = "", bottoms: int = 2, tops: int = 1) -> str:
     names = " ".join(f'bottom: "{n}"' for n in "abc"[:bottoms]) + "".join(f' top: "{n}"' for n in "yz"[:tops])
+    if tops == 2 and "Loss" in kind:
+        names += " loss_weight: 1 loss_weight: 0"
     return f'layer {{ name: "op" type: "{kind}" {names} {settings} }}'
 
 
@@ -125,7 +127,7 @@ LOSSES: list[Row] = [
     (op("SoftmaxWithLoss"), [(2, 3, 2, 4), (2, 1, 2, 4)], "labels", cross_entropy()),
     (op("SoftmaxWithLoss", tops=2), [(2, 3, 2, 4), (2, 2, 4)], "labels", cross_entropy(probs=True)),
     (op("SoftmaxWithLoss", "softmax_param { axis: -1 }"), [(2, 5, 3), (2, 5)], "labels", cross_entropy(axis=-1)),
-    (op("SoftmaxWithLoss", "softmax_param { axis: 0 }"), [(3, 4), (4,)], "labels", cross_entropy(axis=0)),
+    (op("SoftmaxWithLoss", "softmax_param { axis: 0 }"), [(3, 3), (3,)], "labels", cross_entropy(axis=0)),
     *((op("SoftmaxWithLoss", IGNORE.format(m)), [(2, 3, 4), (2, 4)], "labels", cross_entropy(mode=m, ignore=1)) for m in ("FULL", "VALID", "BATCH_SIZE", "NONE")),
     (op("SoftmaxWithLoss", "softmax_param { axis: 2 } loss_param { normalization: BATCH_SIZE }"), [(2, 5, 3), (2, 5)], "labels", cross_entropy(axis=2, mode="BATCH_SIZE")),
     (op("SoftmaxWithLoss", "loss_param { normalize: false }"), [(2, 3, 4), (2, 4)], "labels", cross_entropy(mode="BATCH_SIZE")),
@@ -139,19 +141,24 @@ LOSSES: list[Row] = [
     (op("MultinomialLogisticLoss"), [(4, 3), (4,)], "probabilities", lambda x: [-np.log(x[0][range(4), x[1].astype(int)]).mean()]),
     (op("MultinomialLogisticLoss"), [(4, 3, 1, 1), (4, 1, 1, 1)], "probabilities", lambda x: [-np.log(x[0][range(4), x[1].astype(int).flat, 0, 0]).mean()]),
     (op("HingeLoss"), [(4, 3), (4,)], "labels", hinge(1)),
+    (op("HingeLoss"), [(4, 3), (4, 2)], "labels", lambda x: hinge(1)([x[0], x[1].reshape(-1)[:4]])),
+    (op("HingeLoss"), [(4,), (4,)], "zeros", hinge(1)),
+    (op("MultinomialLogisticLoss"), [(4,), (4,)], "zeros", lambda x: [-np.log(x[0]).mean()]),
     (op("HingeLoss", "hinge_loss_param { norm: L1 }"), [(4, 3, 1, 1), (4, 1)], "labels", hinge(1)),
     (op("HingeLoss", "hinge_loss_param { norm: L2 }"), [(2, 3, 2, 2), (2,)], "labels", hinge(2)),
     (op("SigmoidCrossEntropyLoss"), [(4, 3), (4, 3)], "targets", binary()),
-    (op("SigmoidCrossEntropyLoss"), [(4, 3, 1), (12,)], "targets", binary()),
+    (op("SigmoidCrossEntropyLoss"), [(4, 3, 1), (4, 3)], "targets", binary()),
     *((op("SigmoidCrossEntropyLoss", IGNORE.format(m)), [(4, 6), (4, 6)], "targets", binary(m, 1)) for m in ("FULL", "VALID", "BATCH_SIZE", "NONE")),
     (op("SigmoidCrossEntropyLoss", "loss_param { normalize: true }"), [(4, 3), (4, 3)], "targets", binary("VALID")),
     (op("SigmoidCrossEntropyLoss", "loss_param { normalize: true ignore_label: 0 }"), [(4, 3), (4, 3)], "targets", binary("VALID", 0)),
     (op("ContrastiveLoss", bottoms=3), [(6, 4), (6, 4), (6,)], "pairs", contrastive()),
+    (op("ContrastiveLoss", bottoms=3), [(6,), (6, 1), (6,)], "pairs", contrastive()),
     (op("ContrastiveLoss", "contrastive_loss_param { margin: 3 }", 3), [(6, 4), (6, 4), (6, 1, 1, 1)], "pairs", contrastive(3)),
     (op("ContrastiveLoss", "contrastive_loss_param { margin: 3 legacy_version: true }", 3), [(6, 4, 1, 1), (6, 4, 1, 1), (6,)], "pairs", contrastive(3, True)),
 ]  # fmt: skip
 ACCURACIES: list[Row] = [
     (op("Accuracy"), [(8, 5), (8,)], "labels", accuracy()),
+    (op("Accuracy", "accuracy_param { top_k: 0 }"), [(8, 5), (8,)], "labels", accuracy(k=0)),
     (op("Accuracy", "accuracy_param { top_k: 3 }"), [(8, 5), (8, 1, 1, 1)], "labels", accuracy(k=3)),
     (op("Accuracy", "accuracy_param { axis: -1 }", tops=2), [(2, 4, 5), (2, 4)], "labels", accuracy(axis=-1, classes=True)),
     (op("Accuracy", "accuracy_param { ignore_label: 1 top_k: 2 }", tops=2), [(2, 4, 3, 3), (2, 3, 3)], "labels", accuracy(k=2, ignore=1, classes=True)),
@@ -168,7 +175,9 @@ def arrays(text: str, shapes: list[Shape], kind: str) -> list[np.ndarray]:
     bottoms = [rng.standard_normal(shape) for shape in shapes]
     if kind == "probabilities":
         bottoms[0] = softmax(bottoms[0], 1)
-    if kind == "targets":
+    if kind == "zeros":  # one class
+        bottoms = [np.abs(bottoms[0]) + 0.1, np.zeros(shapes[1])]
+    elif kind == "targets":
         bottoms[1] = rng.choice([0, 0.3, 1.0, 1.5, 0.9], shapes[1])
     elif kind == "pairs":
         bottoms[2] = rng.choice([0, 0.9, 1, 1.2], shapes[2])
@@ -232,6 +241,28 @@ def test_no_gradient_reaches_labels_targets_and_h() -> None:
         build(text, *shapes).run(*bottoms)["y"].backward()
         assert bottoms[0].grad is not None
         assert [b.grad is None for b in bottoms[2 if kind == "pairs" else 1 :]].count(False) == 0
+
+
+def test_a_net_in_double_has_its_loss_in_double() -> None:
+    x, y = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    assert build(op("EuclideanLoss"), (2, 3), (2, 3)).double().run(x, y)["y"].item() == (x - y).square().sum().item() / 4
+
+
+@pytest.mark.parametrize(("kind", "bottoms"), [("SoftmaxWithLoss", 2), ("InfogainLoss", 3)])
+def test_no_gradient_comes_back_through_the_probabilities(kind: str, bottoms: int) -> None:
+    """The original's backward reads the diff of the first top alone."""
+    shapes: list[Shape] = [(2, 3), (2,), (3, 3)][:bottoms]
+    net = Net(build("force_backward: true " + op(kind, bottoms=bottoms, tops=2), *shapes))
+    net.blobs["a"].data[...] = [[1, 2, 0], [0, 1, 0]]
+    if bottoms == 3:
+        net.blobs["c"].data[...] = np.eye(3)
+    net.forward()
+    net.backward()
+    alone = net.blobs["a"].diff.copy()
+    assert alone.any()
+    net.blobs["z"].diff[...] = [[1, 0, 0], [0, 5, 0]]
+    net.backward()
+    np.testing.assert_array_equal(net.blobs["a"].diff, alone)
 
 
 # ----------------------------------------------------------------------------------------------------- the edges of it
@@ -331,19 +362,21 @@ BAD: list[tuple[str, list[Shape], str]] = [
     (op("SoftmaxWithLoss", "softmax_param { axis: 2 }"), [(2, 3), (2,)], "axis 2 does not exist in a blob of 2 dimensions"),
     (op("SoftmaxWithLoss", bottoms=1), [(2, 3)], "has 1 bottoms: SoftmaxWithLoss takes 2"),
     (op("SoftmaxWithLoss", "loss_weight: 1 loss_weight: 0"), SCORES, "2 loss_weight for 1 tops"),
+    *((op(kind, bottoms=n, tops=2).replace("loss_weight: 1 loss_weight: 0", ""), [(2, 3), (2,), (3, 3)][:n], "2 tops and no loss_weight") for kind, n in (("SoftmaxWithLoss", 2), ("InfogainLoss", 3))),
     (op("InfogainLoss"), SCORES, "has no matrix H"),
     (op("InfogainLoss", "infogain_loss_param { source: 'none.binaryproto' }"), SCORES, "the matrix H: none.binaryproto: no such file"),
     (op("InfogainLoss", "infogain_loss_param { source: 'text' }"), SCORES, "text: is not a binary BlobProto but looks like"),
     (op("InfogainLoss", "infogain_loss_param { source: 'h.binaryproto' }"), [(2, 4), (2,)], "h.binaryproto: a matrix of shape 1x1x3x3 for 4 classes"),
     (op("InfogainLoss", bottoms=3), [(2, 4), (2,), (3, 4)], 'bottom "c": a matrix of shape 3x4 for 4 classes'),
     (op("MultinomialLogisticLoss"), [(2, 3), (2, 3)], "6 labels for a batch of 2"),
-    (op("HingeLoss"), [(2,), (2,)], "needs a class axis"),
+    *((op(kind), [(6, 2), (2, 6)], "bottoms of shapes 6x2 and 2x6 differ in their first axis") for kind in ("HingeLoss", "SigmoidCrossEntropyLoss", "MultinomialLogisticLoss", "EuclideanLoss")),
+    (op("SoftmaxWithLoss", "softmax_param { axis: 0 }"), [(3, 4), (4,)], "bottoms of shapes 3x4 and 4 differ in their first axis"),
+    (op("InfogainLoss", bottoms=3), [(2, 3, 4), (4, 2), (3, 3)], "bottoms of shapes 2x3x4 and 4x2 differ in their first axis"),
     (op("SigmoidCrossEntropyLoss"), [(2, 3), (2, 4)], "bottoms of shapes 2x3 and 2x4 must hold as many values"),
-    (op("ContrastiveLoss", bottoms=3), [(2, 3, 2, 2), (2, 3, 2, 2), (2,)], 'bottom "a" of shape 2x3x2x2 must be N x C'),
+    (op("ContrastiveLoss", bottoms=3), [(2, 3, 2, 2), (2, 3, 2, 2), (2,)], 'bottom "a" of shape 2x3x2x2 must be N, N x C'),
     (op("ContrastiveLoss", bottoms=3), [(2, 3), (2, 4), (2,)], "bottoms of shapes 2x3 and 2x4 are no pairs"),
     (op("ContrastiveLoss", bottoms=3), [(2, 3), (2, 3), (3,)], "3 labels for 2 pairs"),
-    (op("Accuracy", "accuracy_param { top_k: 4 }"), SCORES, "top_k 4 must be within 1..3"),
-    (op("Accuracy", "accuracy_param { top_k: 0 }"), SCORES, "top_k 0 must be within 1..3"),
+    (op("Accuracy", "accuracy_param { top_k: 4 }"), SCORES, "top_k 4 must be within 0..3"),
     (op("Accuracy"), [(2, 3), (3,)], "3 labels for scores of shape 2x3"),
 ]  # fmt: skip
 

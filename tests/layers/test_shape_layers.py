@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pycaffe_compat import DataError
 from tests.layers.harness import Row, build, check_forward, error_test, gradient_test, ids, op
 
 
@@ -28,6 +29,7 @@ ROWS = np.array([3.0, 0.0, 0.0, 2.0, 1.0])
 TABLE: list[Row] = [
     (op("Flatten"), [(2, 3, 4, 5)], lambda x, p: [x[0].reshape(2, 60)]),
     (op("Flatten", "flatten_param { axis: -3 end_axis: 2 }"), [(2, 3, 4, 5)], lambda x, p: [x[0].reshape(2, 12, 5)]),
+    (op("Flatten", "flatten_param { axis: 2 end_axis: 1 }"), [(2, 3, 4)], lambda x, p: [x[0].reshape(2, 3, 1, 4)]),
     (reshape("shape { dim: 0 dim: -1 dim: 2 }"), [(2, 3, 4)], lambda x, p: [x[0].reshape(2, 6, 2)]),
     (reshape("axis: 1 num_axes: 1 shape { dim: 3 dim: 2 }"), [(2, 6, 4)], lambda x, p: [x[0].reshape(2, 3, 2, 4)]),
     (reshape("axis: 1 shape { dim: -1 dim: 0 }"), [(2, 3, 4)], lambda x, p: [x[0].reshape(2, 3, 4)]),
@@ -63,7 +65,7 @@ FORWARD_ONLY: list[Row] = [
 ]  # fmt: skip
 
 BAD = [
-    (op("Flatten", "flatten_param { axis: 2 end_axis: 1 }"), [(2, 3, 4)], "end_axis 1 lies before axis 2"),
+    (op("Flatten", "flatten_param { axis: 2 end_axis: 0 }"), [(2, 3, 4)], "end_axis 0 lies before axis 2"),
     (reshape("shape { dim: 5 dim: -1 }"), [(2, 3)], "shape [5, -1] does not hold the 6 values of axes 0..1 of 2x3"),
     (reshape("shape { dim: 5 }"), [(2, 3)], "shape [5] does not hold the 6 values"),
     (reshape("shape { dim: -1 dim: -1 }"), [(2, 3)], "is a size, 0 (copy) or, once, -1 (what is left over)"),
@@ -94,6 +96,14 @@ def test_forward_is_the_formula(row: Row) -> None:
 
 test_gradient_is_the_finite_difference = gradient_test(TABLE)
 test_bad_settings = error_test(BAD)
+
+
+@pytest.mark.parametrize(("row", "shown"), [(4.0, "4"), (-1.0, "-1"), (np.nan, "nan")])
+def test_a_row_that_is_not_there_is_named(row: float, shown: str) -> None:
+    graph = build(op("BatchReindex", bottoms=2), [(4, 3), (3,)])
+    with pytest.raises(DataError) as error:
+        graph.run(torch.zeros(4, 3), torch.tensor([0.0, row, 3.9]))
+    assert str(error.value) == f'test.prototxt:3: layer "op" (BatchReindex): row {shown} at position 1 is not in 0..3'
 
 
 def test_a_filter_that_keeps_nothing_gives_no_rows_and_no_gradient() -> None:
