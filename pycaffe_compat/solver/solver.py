@@ -360,7 +360,6 @@ class Solver:
             self.apply_update()
             del outputs
             request = self._requested()
-            self.iter += 1
             if (param.snapshot and self.iter % param.snapshot == 0) or request is Action.SNAPSHOT:
                 self.snapshot()
             if request is Action.STOP:
@@ -399,11 +398,12 @@ class Solver:
             loss.backward()
 
     def apply_update(self) -> None:
-        """Turn the gradients into the update of this iteration and make it (without counting it)."""
+        """Turn the gradients into the update of this iteration, make it and count it."""
         self.last_lr = self._rate(self.iter)
         if self.param.display and self.iter % self.param.display == 0:
             log.info(f"Iteration {self.iter}, lr = {log.number(self.last_lr)}", "sgd_solver.cpp:112")
         self._rule.apply(self.last_lr, self.iter)
+        self.iter += 1
 
     def _autocast(self) -> Any:
         if self.precision == "float32":

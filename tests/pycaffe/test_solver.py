@@ -81,6 +81,24 @@ def test_apply_update(solver: caffe.Solver) -> None:
     solver.apply_update()
     np.testing.assert_allclose(weight.data, -0.01, atol=1e-7)
     np.testing.assert_allclose(weight.diff, 0.01, atol=1e-7)
+    assert solver.iter == 1
+
+
+def test_an_iteration_by_hand_is_a_step(regression: caffe.Solver) -> None:
+    Path("exp.prototxt").write_text(SOLVER.replace('"inv" gamma: 0.0001 power: 0.75', '"exp" gamma: 0.5'))
+    by_hand, stepped = caffe.get_solver("exp.prototxt"), caffe.get_solver("exp.prototxt")
+    for solver in (by_hand, stepped):
+        fill(solver.net)
+        fill(solver.test_nets[0])
+    stepped.step(3)
+    for _ in range(3):
+        by_hand.net.clear_param_diffs()
+        by_hand.net.forward()
+        by_hand.net.backward()
+        by_hand.apply_update()
+    assert (by_hand.iter, by_hand.last_lr) == (stepped.iter, stepped.last_lr) == (3, stepped.base_lr / 4)
+    for mine, theirs in zip(by_hand.net.params["conv"], stepped.net.params["conv"], strict=True):
+        np.testing.assert_array_equal(mine.data, theirs.data)
 
 
 def test_net_memory(solver: caffe.Solver) -> None:
