@@ -53,6 +53,8 @@ class Node:
     layer: Layer = field(init=False)
     loss_weights: list[float] = field(default_factory=list)
     """One a top; 0 where the top is no loss."""
+    lr_mults: list[float] = field(default_factory=list)
+    """Those that the file gives, before a layer (BatchNorm) corrects them."""
     need_backward: bool = False
     propagate_down: list[bool] = field(default_factory=list)
     """One a bottom: whether backward writes that bottom's gradient."""
@@ -112,7 +114,7 @@ class Graph(nn.Module):
         self.layers = nn.ModuleDict()
         self._owners: list[tuple[Node, int]] = []
         self._mults: list[tuple[float, float]] = []
-        self._shared: dict[tuple[int, int], int] = {}
+        self._read_on: set[tuple[int, str]] = set()  # (node, top) to which a layer above sends a gradient
         self._parameter_bytes = 0
         self._build(source)
         self._check_files()
@@ -139,6 +141,7 @@ class Graph(nn.Module):
         with _located(node):
             node.layer = self._make(node, blobs)
             node.layer.label = node.label
+            node.lr_mults = [spec.lr_mult for spec in node.param.param]
             bottoms = [blobs[b] for b in node.bottoms]
             node.layer.setup(*bottoms)
             tops = node.layer.infer(*bottoms)
@@ -243,7 +246,6 @@ class Graph(nn.Module):
                     + ("" if permissive else " (share_mode: PERMISSIVE asks for the same count only)")
                 )
             self._merge_mults(owner_id, spec, owner_node, owner_index)
-            self._shared[len(self.nodes), index] = owner_id
             assert isinstance(owner, nn.Parameter)
             if mine.shape == owner.shape:
                 setattr(node.layer, attribute, owner)
@@ -280,12 +282,13 @@ class Graph(nn.Module):
     def _plan_backward(self) -> None:
         """Which layers and bottoms take part in backward: Caffe's two passes and its force_backward."""
         blob_needs: dict[str, bool] = {}
-        for n, node in enumerate(self.nodes):
+        for node in self.nodes:
             needs = [blob_needs[b] for b in node.bottoms]
             override = list(node.param.propagate_down)
             node.propagate_down = [bool(v) for v in override] or list(needs)
             node.detached = tuple(i for i, down in enumerate(node.propagate_down) if needs[i] and not down)
-            learns = [self._mults[self._owner_id(n, i)][0] != 0 for i in range(len(node.layer.blob_names))]
+            # As the file has them, where none means 1: a BatchNorm without `param` counts as one that learns.
+            learns = [*node.lr_mults, *[1.0] * (len(node.layer.blob_names) - len(node.lr_mults))]
             node.need_backward = any(needs) or any(learns)
             for top in node.tops:
                 blob_needs[top] = node.need_backward or (top in node.bottoms and blob_needs[top])
@@ -294,7 +297,8 @@ class Graph(nn.Module):
         skipped: set[str] = set()
         for node in reversed(self.nodes):
             contributes = any(node.loss_weights) or any(t in under_loss for t in node.tops)
-            if node.need_backward and all(t in skipped for t in node.tops):
+            # (A loss is a beginning whoever reads it; Caffe skips one whose only readers lead to no loss.)
+            if node.need_backward and all(t in skipped for t in node.tops) and not any(node.loss_weights):
                 node.need_backward = False
                 node.propagate_down = [False] * len(node.bottoms)
             if not contributes:
@@ -314,6 +318,13 @@ class Graph(nn.Module):
                 node.propagate_down = [
                     down or node.layer.forced_bottoms(i) for i, down in enumerate(node.propagate_down)
                 ]
+        written: dict[str, int] = {}
+        for i, node in enumerate(self.nodes):
+            leads = any(node.loss_weights) or any(t in under_loss for t in node.tops)
+            for bottom, down in zip(node.bottoms, node.propagate_down, strict=True):
+                if leads and down and node.need_backward:
+                    self._read_on.add((written[bottom], bottom))
+            written.update(dict.fromkeys(node.tops, i))
         for learnable in self.learnable:
             learnable.parameter.requires_grad_(force or learnable.lr_mult != 0)
 
@@ -348,13 +359,6 @@ class Graph(nn.Module):
                 steps.append(node)
         return steps
 
-    def _owner_id(self, node_index: int, blob_index: int) -> int:
-        """Position in ``learnable`` of a node's parameter blob (its owner's, when it is shared)."""
-        if (node_index, blob_index) in self._shared:
-            return self._shared[node_index, blob_index]
-        node = self.nodes[node_index]
-        return next(k for k, (owner, i) in enumerate(self._owners) if owner is node and i == blob_index)
-
     # ------------------------------------------------------------------------------------------------ computing
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> dict[str, Tensor]:
@@ -379,13 +383,17 @@ class Graph(nn.Module):
         return blobs
 
     def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
-        """The objective: every loss top's weight times the sum of its values, added up (0-d, float32)."""
-        terms = [
-            blobs[top].float().sum() * weight if blobs[top].ndim or weight != 1 else blobs[top]
-            for node in self.nodes
-            for top, weight in zip(node.tops, node.loss_weights, strict=True)
-            if weight
-        ]
+        """The objective: every loss top's weight times the sum of its values, added up (0-d, float32).
+
+        A term that another layer sends a gradient to (a loss that is read further) has no gradient of its own: as in
+        Caffe, where the reader's overwrites it.
+        """
+        terms = []
+        for i, node in enumerate(self.nodes):
+            for top, weight in zip(node.tops, node.loss_weights, strict=True):
+                if weight:
+                    term = blobs[top].float().sum() * weight if blobs[top].ndim or weight != 1 else blobs[top]
+                    terms.append(term.detach() if (i, top) in self._read_on else term)
         return torch.stack(terms).sum() if len(terms) > 1 else terms[0] if terms else torch.zeros(())
 
     def _given(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:

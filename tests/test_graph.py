@@ -211,6 +211,39 @@ def test_a_loss_whose_top_the_file_leaves_out_counts_and_is_no_output() -> None:
     assert all(node.need_backward for node in net.nodes if node.type == "EuclideanLoss")
 
 
+READ = 'layer {{ name: "r" type: "{}" bottom: "loss" top: "r" {} }}'
+
+
+@pytest.mark.parametrize(
+    ("weight", "reader", "value", "gradient"),
+    [
+        ("", "", 1, 1),
+        ("loss_weight: 3", "", 3, 3),
+        # The weight moves to the Split, whose gradient takes the place of the loss's own, of weight 1.
+        ("loss_weight: 3", READ.format("Power", ""), 4, 3),
+        ("", READ.format("Power", "power_param { scale: 2 } loss_weight: 1"), 3, 2),
+        ("", READ.format("Power", "power_param { scale: 2 } loss_weight: 1 propagate_down: false"), 3, 1),
+        # Readers that lead to no loss (Caffe trains nothing then).
+        ("", 'layer { name: "r" type: "Silence" bottom: "loss" }', 1, 1),
+        ("", READ.format("Power", "power_param { scale: 2 }"), 1, 1),
+    ],
+)
+def test_a_loss_that_is_read_counts_with_its_weight_and_trains_with_its_readers(
+    weight: str, reader: str, value: float, gradient: float
+) -> None:
+    text = INPUT + conv("c1", "x") + loss("c1", "x2").replace('bottom: "x2"', 'bottom: "t"')
+    text = text.replace('top: "x" ', 'top: "x" top: "t" ').replace("} } }\n", "} shape { dim: 2 dim: 3 dim: 6 dim: 6 } } }\n", 1)
+    plain, read = graph(text), graph(text.replace('top: "loss"', f'top: "loss" {weight}') + reader)
+    read.load_weights(plain.weights())
+    x, t = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 6, 6)
+    objectives = [net.loss(net.run(x, t)) for net in (plain, read)]
+    torch.testing.assert_close(objectives[1], objectives[0] * value)
+    for objective in objectives:
+        objective.backward()
+    w, v = (net.params["c1"][0].grad for net in (plain, read))
+    torch.testing.assert_close(v, w * gradient)
+
+
 # -------------------------------------------------------------------------------------------------------- messages
 
 
