@@ -198,7 +198,8 @@ class Graph(nn.Module):
         downs = len(node.param.propagate_down)
         if downs and downs != len(node.bottoms):
             raise NetError(f"{downs} propagate_down for {len(node.bottoms)} bottoms: give one each, or none")
-        return row.cls(node.param, self.phase)
+        # A layer's own `phase` goes before the net's.
+        return row.cls(node.param, node.param.phase if node.param.HasField("phase") else self.phase)
 
     def _check_size(self, node: Node, tops: Sequence[Tensor]) -> None:
         """Refuses what cannot fit, before any of it is allocated."""
@@ -225,8 +226,6 @@ class Graph(nn.Module):
             raise NetError(f"has {len(specs)} param blocks for {len(node.layer.blobs)} parameter blobs")
         for index, attribute in enumerate(node.layer.blob_names):
             spec = specs[index] if index < len(specs) else caffe_pb2.ParamSpec()
-            if spec.lr_mult < 0 or spec.decay_mult < 0:
-                raise NetError(f"param {index}: lr_mult and decay_mult must not be negative")
             if not spec.name or spec.name not in named:
                 if spec.name:
                     named[spec.name] = len(self._owners)

@@ -106,6 +106,13 @@ def test_a_blob_changed_in_place_last_is_an_output() -> None:
     assert (net(torch.randn(2, 3, 8, 8))["conv"] >= 0).all()
 
 
+def test_a_layers_own_phase_goes_before_the_nets() -> None:
+    drop = 'layer {{ name: "{0}" type: "Dropout" bottom: "x" top: "{0}" {1} }}'
+    net = graph(INPUT + drop.format("net", "") + drop.format("own", "phase: TEST"), TRAIN)
+    out = net(torch.ones(2, 3, 8, 8))
+    assert (out["own"] == 1).all() and not (out["net"] == 1).any()
+
+
 # -------------------------------------------------------------------------------------------------------- sharing
 
 A = 'param { name: "w" lr_mult: 3 } param { name: "b" }'
@@ -156,7 +163,6 @@ def test_permissive_sharing_asks_for_the_count_only() -> None:
         ('param { name: "w" }', 4, 'param "w": shape 4x3x3x3 does not fit 3x3x3x3 of its owner, layer "c1"'),
         ('param { name: "w" lr_mult: 2 }', 3, 'param "w": lr_mult 2 differs from 3 of its owner, layer "c1"'),
         ("param { } param { } param { }", 3, "has 3 param blocks for 2 parameter blobs"),
-        ("param { lr_mult: -1 }", 3, "must not be negative"),
     ],
 )
 def test_sharing_that_cannot_work_says_why(second: str, n: int, message: str) -> None:
@@ -183,6 +189,11 @@ def test_lr_mult_zero_stops_a_parameters_gradient_and_what_leads_only_there() ->
     got = {name: [b.grad is not None for b in blobs] for name, blobs in net.params.items()}
     assert got == {"c1": [False] * 2, "c2": [True] * 2, "t": [False] * 2, "t2": [False] * 2}
     assert [n.name for n in net.nodes if n.need_backward] == ["c2", "loss"]
+
+
+def test_a_negative_lr_mult_is_gradient_ascent() -> None:
+    net = graph(INPUT + conv("c1", "x", "param { lr_mult: -1 decay_mult: -2 }"))
+    assert [(p.lr_mult, p.decay_mult) for p in net.learnable] == [(-1, -2), (1, 1)]
 
 
 def test_propagate_down_false_cuts_the_gradient() -> None:
