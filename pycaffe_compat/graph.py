@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from os import PathLike
@@ -521,21 +521,44 @@ class Graph(nn.Module):
         return f"{self.name!r}, inputs={self.inputs}, outputs={self.outputs}"
 
 
+def _pairs(owner: Graph, user: Graph) -> Iterator[tuple[Node, Node]]:
+    """The layers of one name in both nets, whose parameters ``user`` is to share."""
+    sources = {node.name: node for node in owner.nodes}
+    for node in user.nodes:
+        source = sources.get(node.name)
+        if source is None:
+            continue
+        if [b.shape for b in source.layer.blobs] != [b.shape for b in node.layer.blobs]:
+            raise NetError(
+                f"{node.label}: its parameters have other shapes than those it is to share, of {source.label}"
+            )
+        yield source, node
+
+
+def share_values(owner: Graph, user: Graph) -> None:
+    """Let the parameters of ``user`` be the memory of those of ``owner``, in the layers of the same names.
+
+    The gradients stay each net's own. What ``.to()`` moves elsewhere is shared no longer.
+
+    Raises:
+        NetError: such a layer has another number or other shapes of parameters.
+    """
+    for source, node in _pairs(owner, user):
+        under = {attribute: parameter for attribute, parameter, _ in node.views}
+        for attribute, mine, theirs in zip(node.layer.blob_names, node.layer.blobs, source.layer.blobs, strict=True):
+            parameter = under.get(attribute, mine)
+            parameter.data = theirs.detach().view(parameter.shape)
+    for node in user.nodes:
+        _renew_views(node)
+
+
 def share_parameters(owner: Graph, user: Graph) -> None:
     """Let the layers of ``user`` use the very parameters of the layers of the same names in ``owner``.
 
     Raises:
         NetError: such a layer has another number or other shapes of parameters.
     """
-    sources = {node.name: node for node in owner.nodes}
-    for node in user.nodes:
-        source = sources.get(node.name)
-        if source is None or not node.layer.blob_names:
-            continue
-        if [b.shape for b in source.layer.blobs] != [b.shape for b in node.layer.blobs]:
-            raise NetError(
-                f"{node.label}: its parameters have other shapes than those it is to share, of {source.label}"
-            )
+    for source, node in _pairs(owner, user):
         views = {attribute: (blob, shape) for attribute, blob, shape in source.views}
         node.views = []
         for mine, theirs in zip(node.layer.blob_names, source.layer.blob_names, strict=True):

@@ -19,7 +19,7 @@ from torch import Tensor
 from . import inplace, log
 from .blob import Blob, BlobVec
 from .errors import CaffeError, NetError
-from .graph import Graph, Node, share_parameters
+from .graph import Graph, Node, share_values
 from .layers.base import as_tuple, shape_text
 from .layers.python import Python
 from .weights import read_weights, write_weights
@@ -474,8 +474,8 @@ class Net:
     load_hdf5 = copy_from
 
     def share_with(self, other: Net) -> None:
-        """Use the very parameters of another net's layers of the same names."""
-        share_parameters(other.graph, self.graph)
+        """Use the values of another net's parameters, in the layers of the same names; diffs stay each net's own."""
+        share_values(other.graph, self.graph)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the net with its weights as a .caffemodel, whatever the name ends in."""

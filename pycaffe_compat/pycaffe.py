@@ -76,7 +76,7 @@ class Solver(TrainingLoop):
         super().add_callback(on_start, on_gradients_ready)
 
     def share_weights(self, net: Net) -> None:
-        """Let another net use the training net's parameters, in the layers of the same names."""
+        """Let another net use the values of the training net's parameters, in the layers of the same names."""
         net.share_with(self.net)
 
     def _net_of(self, graph: Graph) -> Net:

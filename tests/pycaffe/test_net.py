@@ -327,6 +327,43 @@ def test_shared_parameters_are_the_same_memory(small: caffe.Net, write_net: Writ
     assert np.shares_memory(other.params["conv"][0].data, small.params["conv"][0].data)
 
 
+def test_shared_parameters_have_diffs_of_their_own(small: caffe.Net, write_net: WriteNet) -> None:
+    other = caffe.Net(write_net("force_backward: true\n" + SMALL), caffe.TEST)
+    other.share_with(small)
+    small.forward()
+    small.backward()
+    diff = small.params["conv"][0].diff
+    before = diff.copy()
+    assert before.any() and not other.params["conv"][0].diff.any()
+    other.clear_param_diffs()
+    np.testing.assert_array_equal(diff, before)
+
+
+def test_shared_parameters_under_another_shape_stay_the_same_memory(write_net: WriteNet) -> None:
+    conv = 'layer {{ name: "{0}" type: "Convolution" bottom: "data" top: "{0}" param {{ name: "w" share_mode: PERMISSIVE }} '
+    conv += 'convolution_param {{ num_output: 2 bias_term: false {1} weight_filler {{ type: "gaussian" }} }} }}\n'
+    text = data("in", "data") + conv.format("p", "kernel_h: 1 kernel_w: 4") + conv.format("q", "kernel_size: 2")
+    one, other = (caffe.Net(write_net(text), caffe.TEST) for _ in range(2))
+    other.share_with(one)
+    one.params["q"][0].data[...] = 2
+    assert (other.params["p"][0].data == 2).all()
+    other.blobs["data"].data[...] = 1
+    assert (other.forward()["q"] == 8).all()
+
+
+def test_a_batch_norm_without_param_counts_as_one_that_learns(write_net: WriteNet) -> None:
+    text = data("in", "data") + """
+        layer { name: "bn" type: "BatchNorm" bottom: "data" top: "bn" %s }
+        layer { name: "ip" type: "InnerProduct" bottom: "bn" top: "ip"
+          inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+        layer { name: "sum" type: "Reduction" bottom: "ip" top: "sum" loss_weight: 1 }"""
+    for specs, there in (("", True), ("param { lr_mult: 0 } " * 3, False)):
+        net = caffe.Net(write_net(text % specs), caffe.TRAIN)
+        net.forward()
+        net.backward()
+        assert net.blobs["bn"].diff.any() == there
+
+
 def test_a_parameter_that_is_shared_under_another_shape(write_net: WriteNet) -> None:
     def conv(name: str, kernel: str) -> str:
         shared = 'param { name: "w" share_mode: PERMISSIVE }'
