@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import log
 from .errors import CaffeError, NetError, WeightsError
 from .layers import lookup
 from .layers.base import Layer, shape_text
@@ -30,11 +31,13 @@ from .layers.data import DataLayer
 from .layers.elementwise import Scale
 from .layers.normalization import BatchNorm, ScaledBatchNorm
 from .memory import physical_memory, shown_bytes
-from .naming import did_you_mean
+from .naming import did_you_mean, one_line
 from .proto import caffe_pb2
+from .proto.binary import blob_to_array
 from .proto.source import NetSource
 from .proto.text import read_net
 from .proto.upgrade import upgrade_net
+from .weights import read_weights
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
 
@@ -92,6 +95,7 @@ class Graph(nn.Module):
 
     Raises:
         NetError: the net cannot be built; names file, line and layer.
+        WeightsError: the same, for arrays within the net (``blobs``) that do not fit.
     """
 
     def __init__(
@@ -149,6 +153,7 @@ class Graph(nn.Module):
                 raise NetError(f"computes {len(tops)} tops, the file names {len(node.tops)}")
             self._check_size(node, tops)
             node.layer.fill()
+            self._take_blobs(node)
             self._share(node, named)
         if node.tops[:1] == node.bottoms[:1] and node.bottoms:
             node.layer.inplace = last_writer[node.bottoms[0]].layer.fresh_output
@@ -218,6 +223,12 @@ class Graph(nn.Module):
                 f"the parameters up to this layer take {shown_bytes(self._parameter_bytes)} of memory, "
                 f"there are {shown_bytes(limit)}"
             )
+
+    def _take_blobs(self, node: Node) -> None:
+        """Arrays that the net itself gives (``blobs``) take the place of the fillers'; they are not kept twice."""
+        if node.param.blobs:
+            _copy(_fitted(node, [blob_to_array(blob) for blob in node.param.blobs], "the net file"))
+            del node.param.blobs[:]
 
     def _share(self, node: Node, named: dict[str, int]) -> None:
         """Ties parameters of one name together: the first layer that names it owns it."""
@@ -491,31 +502,37 @@ class Graph(nn.Module):
         for p in self.learnable:
             owned[p.layer].add(id(p.parameter))
         todo: list[tuple[Tensor, np.ndarray]] = []
+        met: set[str] = set()
         filled: list[str] = []
         for node in self.nodes:
-            if node.name not in weights or not node.layer.blob_names or node.name in filled:
+            if node.name not in weights or node.name in met:
                 continue
-            given, mine = list(weights[node.name]), node.layer.blobs
+            met.add(node.name)
             # HDF5 files hold a shared parameter once, with its owner: a sharer's place is empty, or missing at the end.
-            borrowed = [id(blob) not in owned[node.name] for blob in mine]
-            while len(given) < len(mine) and borrowed[len(given)]:
-                given.append(np.empty(0, np.float32))
-            if len(given) != len(mine):
-                raise WeightsError(f"{node.label} has {len(mine)} parameter blobs, {source} holds {len(given)}")
-            for i, (blob, array) in enumerate(zip(mine, given, strict=True)):
-                if borrowed[i] and array.shape == (0,):
-                    continue
-                if not _same_shape(tuple(blob.shape), array.shape):
-                    raise WeightsError(
-                        f"{node.label} parameter {i} has shape {shape_text(blob.shape)}, {source} holds "
-                        f"{shape_text(array.shape)}; to train this layer from scratch, rename it"
-                    )
-                todo.append((blob, array))
-            filled.append(node.name)
-        with torch.no_grad():
-            for blob, array in todo:
-                blob.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(blob.shape))
+            borrowed = [id(blob) not in owned[node.name] for blob in node.layer.blobs]
+            todo += _fitted(
+                node, weights[node.name], source, borrowed, "; to train this layer from scratch, rename it"
+            )
+            if node.layer.blob_names:
+                filled.append(node.name)
+        _copy(todo)
         return filled
+
+    def copy_from(self, path: str | PathLike[str]) -> list[str]:
+        """Load a weights file as Caffe does, which tells of each layer of the file that the net has not.
+
+        Returns:
+            Names of the layers that were filled.
+
+        Raises:
+            WeightsError: the file cannot be read, or does not fit; nothing is changed then.
+        """
+        weights = read_weights(path, empty=True)
+        names = {node.name for node in self.nodes}
+        for name in weights:
+            if name not in names:
+                log.info(f"Ignoring source layer {one_line(name)}", "net.cpp:744")
+        return self.load_weights(weights, os.fspath(path))
 
     def extra_repr(self) -> str:
         return f"{self.name!r}, inputs={self.inputs}, outputs={self.outputs}"
@@ -584,6 +601,42 @@ def _renew_views(node: Node) -> None:
     """A parameter that is another's under another shape: as the owner is now."""
     for attribute, owner, shape in node.views:
         node.layer.__dict__[attribute] = owner.view(shape)
+
+
+def _fitted(
+    node: Node, arrays: Sequence[np.ndarray], source: str, borrowed: Sequence[bool] = (), hint: str = ""
+) -> list[tuple[Tensor, np.ndarray]]:
+    """A layer's parameter blobs, each with the array that is to go into it.
+
+    Args:
+        borrowed: of each blob, whether another layer owns it: its array may be missing, or be empty.
+        hint: what to do about another shape, for the message.
+
+    Raises:
+        WeightsError: another number of arrays, or other shapes.
+    """
+    given, mine = list(arrays), node.layer.blobs
+    while len(given) < len(borrowed) and borrowed[len(given)]:
+        given.append(np.empty(0, np.float32))
+    if len(given) != len(mine):
+        raise WeightsError(f"{node.label} has {len(mine)} parameter blobs, {source} holds {len(given)}")
+    pairs = []
+    for i, (blob, array) in enumerate(zip(mine, given, strict=True)):
+        if borrowed and borrowed[i] and array.shape == (0,):
+            continue
+        if not _same_shape(tuple(blob.shape), array.shape):
+            raise WeightsError(
+                f"{node.label} parameter {i} has shape {shape_text(blob.shape)}, {source} holds "
+                f"{shape_text(array.shape)}{hint}"
+            )
+        pairs.append((blob, array))
+    return pairs
+
+
+@torch.no_grad()
+def _copy(pairs: Sequence[tuple[Tensor, np.ndarray]]) -> None:
+    for blob, array in pairs:
+        blob.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(blob.shape))
 
 
 def _same_shape(mine: tuple[int, ...], given: tuple[int, ...]) -> bool:

@@ -22,7 +22,7 @@ from .errors import CaffeError, NetError
 from .graph import Graph, Node, share_values
 from .layers.base import as_tuple, shape_text
 from .layers.python import Python
-from .weights import read_weights, write_weights
+from .weights import write_weights
 
 Callback = Callable[[int], object]
 """Called with a layer's number."""
@@ -469,7 +469,7 @@ class Net:
 
     def copy_from(self, weights: str | PathLike[str]) -> None:
         """Load weights (.caffemodel or .h5) into the layers of the same name."""
-        self.graph.load_weights(read_weights(weights), str(weights))
+        self.graph.copy_from(weights)
 
     load_hdf5 = copy_from
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pycaffe_compat import NetError, WeightsError
-from pycaffe_compat.graph import TEST, TRAIN, Graph
+from pycaffe_compat.graph import TEST, TRAIN, Graph, share_parameters
 from pycaffe_compat.proto.text import parse_net
 from pycaffe_compat.weights import read_weights, write_weights
 
@@ -314,6 +314,42 @@ def test_weights_go_by_layer_name_and_must_fit() -> None:
     with pytest.raises(WeightsError, match="has 2 parameter blobs, the weights holds 1"):
         net.load_weights({"c1": saved["c1"][:1]})
     net.load_weights({"c1": [saved["c1"][0], saved["c1"][1].reshape(1, 1, 1, 3)]})  # the old 4-d form of a bias
+
+
+@pytest.mark.parametrize("suffix", ["caffemodel", "h5"])
+def test_a_layer_with_blobs_on_one_side_only_is_an_error(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relu = 'layer { name: "c2" type: "ReLU" bottom: "c1" top: "c2" }'
+    learned, fixed = graph(INPUT + conv("c1", "x") + conv("c2", "c1")), graph(INPUT + conv("c1", "x") + relu)
+    for net, other, message in ((learned, fixed, "has 0 parameter blobs, .* holds 2"), (fixed, learned, "has 2 .* holds 0")):
+        path = tmp_path / f"w.{suffix}"
+        write_weights(path, net.param, net.weights())
+        with pytest.raises(WeightsError, match=f'layer "c2" .* {message}'):
+            other.copy_from(path)
+        with pytest.raises(NetError, match='layer "c2" .* other shapes'):
+            share_parameters(net, other)
+        assert net.copy_from(path) == list(net.params)
+    assert graph(INPUT + conv("new", "x")).copy_from(path) == []
+    told = [line.split("] ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(told) == ["Ignoring source layer c1", "Ignoring source layer c2"]
+
+
+def test_blobs_within_a_net_take_the_fillers_place(tmp_path: Path) -> None:
+    bias = "blobs { shape { dim: 3 } data: 1 data: 2 data: 3 }"
+    weight = f"blobs {{ num: 3 channels: 3 height: 3 width: 3 {'data: 0.5 ' * 81} }}"
+    net = graph(INPUT + conv("c1", "x", weight + bias))
+    assert (net.weights()["c1"][0] == 0.5).all() and net.weights()["c1"][1].tolist() == [1, 2, 3]
+    assert not net.param.layer[1].blobs  # not kept twice
+    for blobs, message in (
+        (weight, "has 2 parameter blobs, the net file holds 1"),
+        (weight + weight, "parameter 1 has shape 3, the net file holds 3x3x3x3"),
+        (weight + "blobs { shape { dim: 3 } data: 1 }", "1 value"),
+    ):
+        with pytest.raises(WeightsError) as error:
+            graph(INPUT + conv("c1", "x", blobs))
+        assert message in str(error.value)
+        assert str(error.value).startswith('net.prototxt:2: layer "c1" (Convolution)')
 
 
 def test_a_shared_parameter_may_be_missing_under_its_sharers_name(tmp_path: Path) -> None:

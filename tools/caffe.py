@@ -248,7 +248,7 @@ def test(args: argparse.Namespace) -> None:
     device = choose_device(args.gpu)
     graph = Graph(resources.net_path(args.model), TEST, args.level, args.stage)
     for path in filter(None, (part.strip() for part in args.weights.split(","))):
-        graph.load_weights(read_weights(path), path)
+        graph.copy_from(path)
     brew.score(graph, args.iterations, device)
 
 

@@ -27,7 +27,7 @@ from ..files import atomic_write
 from ..graph import Graph, as_source, share_parameters
 from ..proto import caffe_pb2
 from ..proto.text import NetSource, format_message, read_net, read_solver
-from ..weights import read_weights, write_weights
+from ..weights import write_weights
 from . import debug, distributed, snapshot
 from .lr_policies import LearningRate
 from .signals import Action
@@ -250,7 +250,7 @@ class Solver:
         for entry in self.param.weights:
             for path in filter(None, (part.strip() for part in entry.split(","))):
                 log.info(f"Finetuning from {path}", "solver.cpp:72")
-                net.load_weights(read_weights(path), source=path)
+                net.copy_from(path)
 
     # ---------------------------------------------------------------------------------- training with other ranks
 
@@ -637,7 +637,7 @@ class Solver:
         weights = state.learned_net and snapshot.locate_weights(state.learned_net, path)
         self._check_resume(path, state.resume)
         if weights:
-            self.graph.load_weights(read_weights(weights), source=weights)
+            self.graph.copy_from(weights)
         log.info(f"{rule.name}Solver: restoring history", "sgd_solver.cpp:336")
         with torch.no_grad():
             for tensor, array in zip(rule.history, state.history, strict=True):

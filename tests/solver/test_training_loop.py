@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pycaffe_compat.errors import NetError, PrototxtError, SolverError, WeightsError
+from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_solver
 from pycaffe_compat.solver import Action, Solver
 from pycaffe_compat.weights import read_weights, write_weights
@@ -255,8 +256,9 @@ def test_level_and_stages_reach_the_training_net_only(solver_file: SolverFile, w
 def test_weights_field_is_a_list_and_matches_by_name(solver_file: SolverFile, workdir: Path) -> None:
     first = Solver(solver_file("first.prototxt"))
     blobs = first.graph.weights()
-    write_weights("a.caffemodel", first.graph.param, {"conv1": [b * 0 + 1 for b in blobs["conv1"]]})
-    write_weights("b.caffemodel.h5", first.graph.param, {"conv2": [b * 0 + 2 for b in blobs["conv2"]]})
+    for path, name, value in (("a.caffemodel", "conv1", 1), ("b.caffemodel.h5", "conv2", 2)):
+        part = caffe_pb2.NetParameter(layer=[layer for layer in first.graph.param.layer if layer.name == name])
+        write_weights(path, part, {name: [np.full_like(b, value) for b in blobs[name]]})
     solver = Solver(solver_file(weights='"a.caffemodel, b.caffemodel.h5"', test_iter=1, test_interval=1))
     for net in (solver.graph, *solver.test_graphs):
         assert all((b == 1).all() for b in net.weights()["conv1"])
