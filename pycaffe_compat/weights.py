@@ -288,16 +288,14 @@ def _write_hdf5(
                 groups.append((_layer_group(path, diff, layer.name), diffs))
             for index in range(len(blobs.get(layer.name, ()))):
                 shared_name = layer.param[index].name if index < len(layer.param) else ""
-                if shared_name in owned:
-                    continue
-                if shared_name:
-                    owned.add(shared_name)
                 for group, arrays in groups:
-                    if layer.name not in arrays:
+                    if layer.name not in arrays or (arrays is blobs and shared_name in owned):
                         continue
                     if str(index) in group:
                         raise _name_error(path, layer.name)
                     group.create_dataset(str(index), data=np.asarray(arrays[layer.name][index], np.float32))
+                if shared_name:
+                    owned.add(shared_name)
 
 
 def _layer_group(path: str | os.PathLike[str], parent: h5py.Group, layer: str) -> h5py.Group:

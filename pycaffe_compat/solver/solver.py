@@ -607,10 +607,7 @@ class Solver:
     def _diffs(self) -> dict[str, list[np.ndarray]] | None:
         if not self.param.snapshot_diff:
             return None
-        return {
-            name: [_array(torch.zeros_like(blob) if blob.grad is None else blob.grad) for blob in blobs]
-            for name, blobs in self.graph.params.items()
-        }
+        return {name: [_diff(blob) for blob in blobs] for name, blobs in self.graph.params.items()}
 
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Continue from a .solverstate (or .solverstate.h5) and the weights that it names.
@@ -713,6 +710,11 @@ def _values(blob: Tensor) -> list[float]:
 
 def _array(tensor: Tensor) -> np.ndarray:
     return np.array(tensor.detach().float().cpu().numpy(), order="C")
+
+
+def _diff(blob: Tensor) -> np.ndarray:
+    owner = blob if blob._base is None else blob._base  # of a parameter that is shared under another shape
+    return _array(torch.zeros_like(blob) if owner.grad is None else owner.grad.view(blob.shape))
 
 
 # ------------------------------------------------------------------------------- what a resumed run needs too

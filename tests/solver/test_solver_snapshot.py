@@ -430,3 +430,17 @@ def test_shared_parameters_resume_and_reach_the_test_net(
     second.solve("out/s_iter_4.solverstate" + (".h5" if snapshot_format == "HDF5" else ""))
     same(second, whole)
     assert second.test() == whole.test()
+    # A sharer's diff is its owner's, in HDF5 too, where its data are with the owner only.
+    second.param.snapshot_diff = True
+    second.snapshot()
+    path = f"out/s_iter_8.caffemodel{'.h5' if snapshot_format == 'HDF5' else ''}"
+    if snapshot_format == "HDF5":
+        with h5py.File(path) as file:
+            diffs = [np.ravel(file[f"diff/conv{i}/0"]) for i in range(4)]
+            assert "data/conv1/0" not in file
+    else:
+        layers = caffe_pb2.NetParameter.FromString(Path(path).read_bytes()).layer
+        diffs = [np.array(layer.blobs[0].diff, np.float32) for layer in layers if layer.name.startswith("conv")]
+    for i in (0, 2):
+        assert diffs[i].any()
+        np.testing.assert_array_equal(diffs[i], diffs[i + 1])
