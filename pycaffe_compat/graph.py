@@ -73,6 +73,12 @@ class Node:
         """How messages name the layer: ``prototxt/l8.prototxt:41: layer "conv3" (Convolution)``."""
         return f'{self.where + ": " if self.where else ""}layer "{self.name}" ({self.type})'
 
+    @property
+    def param_names(self) -> list[str]:
+        """How the log names its parameter blobs: as the file does (``param { name: "w" }``), else by number."""
+        names = [spec.name for spec in self.param.param] + [""] * len(self.layer.blob_names)
+        return [name or str(i) for i, name in enumerate(names[: len(self.layer.blob_names)])]
+
 
 @dataclass(frozen=True)
 class Learnable:

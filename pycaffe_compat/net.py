@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import inplace, log
+from . import debug, inplace, log
 from .blob import Blob, BlobVec
 from .errors import CaffeError, NetError
 from .graph import Graph, Node, share_values
@@ -104,6 +104,7 @@ class Net:
         self.params: OrderedDict[str, BlobVec] = OrderedDict(
             (node.name, layer.blobs) for node, layer in zip(graph.nodes, self.layers, strict=True) if len(layer.blobs)
         )
+        self._debug_info: bool = graph.param.debug_info
         self._tape: dict[str, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
         self._rewritten = {t for node in graph.nodes for t in node.tops if t in node.bottoms}
         self._before_forward: list[Callback] = []
@@ -335,6 +336,8 @@ class Net:
             for call in self._before_forward:
                 call(i)
             self._forward_node(node)
+            if self._debug_info:
+                debug.log_forward(node, [self.blobs[top].data_tensor for top in node.tops])
             for top, weight in zip(node.tops, node.loss_weights, strict=True):
                 if weight:
                     loss += weight * float(self.blobs[top].data_tensor.float().sum())
@@ -350,6 +353,8 @@ class Net:
                 call(i)
             if node.need_backward:
                 self._backward_node(node)
+                if self._debug_info:
+                    debug.log_backward(node, [self.blobs[bottom].diff_tensor for bottom in node.bottoms])
             for call in self._after_backward:
                 call(i)
 

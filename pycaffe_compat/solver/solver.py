@@ -20,7 +20,7 @@ import torch
 from google.protobuf.message import Message
 from torch import Tensor
 
-from .. import log, resources
+from .. import debug, log, resources
 from ..detection_scores import VERSIONS, average_precisions
 from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
@@ -28,7 +28,7 @@ from ..graph import Graph, as_source, share_parameters
 from ..proto import caffe_pb2
 from ..proto.text import NetSource, format_message, read_net, read_solver
 from ..weights import write_weights
-from . import debug, distributed, snapshot
+from . import distributed, snapshot
 from .lr_policies import LearningRate
 from .signals import Action
 from .update_rules import make_rule

@@ -364,6 +364,40 @@ def test_a_batch_norm_without_param_counts_as_one_that_learns(write_net: WriteNe
         assert net.blobs["bn"].diff.any() == there
 
 
+def test_debug_info_of_a_net_file(write_net: WriteNet, capsys: pytest.CaptureFixture[str]) -> None:
+    named = SMALL.replace('top: "conv"\n', 'top: "conv" param { name: "w" }\n', 1)
+    net = caffe.Net(write_net("debug_info: true\n" + named), caffe.TRAIN)
+    net.params["conv"][0].data[...] = 0.5
+    net.blobs["data"].data[...] = 2
+    capsys.readouterr()
+    net.forward(end="conv")
+    net.forward()
+    net.backward(end="b")
+
+    def told() -> list[str]:
+        return [line.split("]     ")[1] for line in capsys.readouterr().err.splitlines()]
+
+    forward = [
+        "[Forward] Layer in, top blob data data: 2",
+        "[Forward] Layer conv, top blob conv data: 9",
+        "[Forward] Layer conv, param blob w data: 0.5",
+        "[Forward] Layer conv, param blob 1 data: 0",
+        "[Forward] Layer sig, top blob conv data: 0.999877",
+    ]
+    lines = told()
+    assert lines[:4] == forward[:4] and lines[4:9] == forward
+    assert lines[-3:] == [
+        "[Backward] Layer sum, bottom blob a diff: 3",
+        "[Backward] Layer sum, bottom blob b diff: 3",
+        "[Backward] Layer b, bottom blob conv_sig_0_split_1 diff: 6",
+    ]
+    net.backward()
+    assert [line.split(" diff")[0] for line in told()[-2:]] == [
+        "[Backward] Layer conv, param blob 0",
+        "[Backward] Layer conv, param blob 1",
+    ]
+
+
 def test_a_parameter_that_is_shared_under_another_shape(write_net: WriteNet) -> None:
     def conv(name: str, kernel: str) -> str:
         shared = 'param { name: "w" share_mode: PERMISSIVE }'

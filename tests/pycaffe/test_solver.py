@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +168,21 @@ def test_test_nets_use_the_training_nets_parameters(regression: caffe.Solver) ->
             assert np.shares_memory(mine.data, theirs.data)
     assert test_net.forward()["loss"] == pytest.approx(regression.net.forward()["loss"], rel=1e-5)
     test_net.share_with(regression.net)  # as scripts say, to no effect
+
+
+def test_a_loss_is_what_its_layer_computed(regression: caffe.Solver, capsys: pytest.CaptureFixture[str]) -> None:
+    scale = 'layer { name: "scale" type: "Power" bottom: "loss" top: "loss" power_param { scale: 10 } }'
+    Path("net.prototxt").write_text("debug_info: true " + REGRESSION + scale)
+    solver = caffe.get_solver(write_solver())
+    fill(solver.net)
+    capsys.readouterr()
+    solver.test_nets.clear()
+    solver.param.test_interval = 0
+    solver.step(1)
+    text = capsys.readouterr().err
+    shown = re.findall(r"Iteration 0 \(.*loss = (\S+)|net output #0: loss = (\S+)", text)
+    assert float(shown[1][1]) == pytest.approx(10 * float(shown[0][0]), rel=1e-4)
+    assert "[Forward]" not in text  # the solver file's debug_info counts
 
 
 def test_share_weights_and_callbacks(regression: caffe.Solver) -> None:
