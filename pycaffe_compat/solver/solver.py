@@ -260,7 +260,7 @@ class Solver:
         if distributed.rank():
             seed = self.param.random_seed if self.param.random_seed >= 0 else torch.initial_seed()
             torch.manual_seed((seed + distributed.rank()) % 2**63)
-        self.callbacks.append((lambda: None, lambda: distributed.average(self._rule.gradients())))
+        self.callbacks.append((lambda: None, lambda: distributed.average(self._rule.diffs())))
         self._joined = False
 
     def join(self) -> None:
