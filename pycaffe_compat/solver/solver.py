@@ -60,7 +60,7 @@ class Solver:
     Args:
         param: path of a solver prototxt, or a SolverParameter (it is copied).
         path: the file that a given SolverParameter was read from: messages name it, nets are found beside it.
-        level, stages: added to the file's ``train_state``; the test nets do not see them, as in Caffe.
+        level, stages: put into the file's ``train_state``; the test nets do not see them, as in Caffe.
         precision: "float32", or "bfloat16" (autocast: weights, history and losses stay float32).
         device: where to train, e.g. "cpu" or "cuda:0".
         max_iter: instead of the file's.
@@ -90,7 +90,7 @@ class Solver:
         param: SolverLike,
         *,
         path: str = "",
-        level: int = 0,
+        level: int | None = None,
         stages: Sequence[str] = (),
         precision: str = "float32",
         device: str | torch.device = "cpu",
@@ -140,7 +140,7 @@ class Solver:
 
     # ----------------------------------------------------------------------------------------------- settings
 
-    def _settings(self, given: SolverLike, level: int, stages: Sequence[str], max_iter: int | None) -> Any:
+    def _settings(self, given: SolverLike, level: int | None, stages: Sequence[str], max_iter: int | None) -> Any:
         read = given if isinstance(given, Message) else read_solver(given)
         param: Any = type(read)()
         param.CopyFrom(read)
@@ -148,15 +148,10 @@ class Solver:
             param.max_iter = max_iter
         if self.type is not None:
             param.type = self.type
-        if level:
+        if level is not None:
             param.train_state.level = level
         if stages:
             param.train_state.stage.extend(stages)
-        for name in ("base_lr", "lr_policy", "max_iter"):
-            if not param.HasField(name):
-                raise SolverError(
-                    f"{self.where}: {name} is not set: a solver needs base_lr, lr_policy and max_iter"
-                )
         for name in ("max_iter", "display", "snapshot", "test_interval"):
             if getattr(param, name) < 0:
                 raise SolverError(f"{self.where}: {name} is {getattr(param, name)}; it must not be negative")
@@ -224,13 +219,13 @@ class Solver:
 
     def _build(self, source: NetSource, state: Any, phase: int) -> Graph:
         # Merged in Caffe's order: the phase by the net's use, then the net's own state, then the solver's.
-        if source.param.state.HasField("phase"):
-            phase = source.param.state.phase
-        if state.HasField("phase"):
-            phase = state.phase
-        if phase in self._sources:
-            source = _reading_from(source, self._sources[phase], phase)
-        graph = Graph(source, phase=phase, level=state.level, stages=[s for s in state.stage if s])
+        merged = type(source.param.state)(phase=phase)
+        for part in (source.param.state, state):
+            merged.MergeFromString(part.SerializeToString())  # the two may be of different dialects
+        source.param.state.CopyFrom(merged)
+        if merged.phase in self._sources:
+            source = _reading_from(source, self._sources[merged.phase], merged.phase)
+        graph = Graph(source)
         graph.to(self.device)
         if self.device.type == "cpu" and not any(node.views for node in graph.nodes):
             # PyTorch's convolutions are 1.3 to 2 times faster so; shapes and snapshots do not change. (A
@@ -301,6 +296,7 @@ class Solver:
             self._probe()
         self._stopping = False
         if resume_file is not None:
+            log.info(f"Restoring previous solver status from {os.fspath(resume_file)}", "solver.cpp:296")
             self.restore(resume_file)
         self.join()
         start = self.iter

@@ -253,6 +253,33 @@ def test_level_and_stages_reach_the_training_net_only(solver_file: SolverFile, w
     assert not {"staged", "levelled"} & {node.name for node in solver.test_graphs[0].nodes}
 
 
+def test_the_nets_own_state_goes_before_the_solvers_defaults(solver_file: SolverFile, workdir: Path) -> None:
+    rule = 'layer {{ name: "level{0}" type: "Silence" bottom: "conv2" include {{ min_level: {0} stage: "own" }} }}\n'
+    text = (workdir / "net.prototxt").read_text() + "".join(map(rule.format, range(1, 5)))
+    (workdir / "net.prototxt").write_text('state { level: 2 stage: "own" }' + text)
+
+    def levels(*texts: str, **options: Any) -> list[int]:
+        solver = Solver(solver_file(test_iter=1, test_interval=1, text="\n".join(texts)), **options)
+        return [
+            max((int(node.name[5:]) for node in graph.nodes if node.name.startswith("level")), default=0)
+            for graph in (solver.graph, *solver.test_graphs)
+        ]
+
+    assert levels() == [2, 2]
+    assert levels("train_state { level: 3 }", 'test_state { stage: "more" }') == [3, 2]
+    assert levels("train_state { level: 3 }", "test_state { level: 4 }") == [3, 4]
+    assert levels("train_state { level: 3 }", level=0) == [0, 2]  # what a command line always gives
+
+
+def test_what_only_solve_needs_may_be_missing(solver_file: SolverFile) -> None:
+    solver = Solver(solver_file(base_lr=None, max_iter=None, weight_decay=None, momentum=None))
+    before = weights_of(solver)
+    solver.step(2)
+    assert solver.iter == 2 and solver.last_lr == 0
+    np.testing.assert_array_equal(weights_of(solver), before)
+    Solver(solver_file(lr_policy=None, test_iter=1, test_interval=1)).test_all()
+
+
 def test_weights_field_is_a_list_and_matches_by_name(solver_file: SolverFile, workdir: Path) -> None:
     first = Solver(solver_file("first.prototxt"))
     blobs = first.graph.weights()
@@ -365,13 +392,7 @@ def test_a_snapshot_is_never_made_of_numbers_that_are_none(solver_file: SolverFi
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        (
-            {"base_lr": None},
-            SolverError,
-            "bad.prototxt: base_lr is not set: a solver needs base_lr, lr_policy and max_iter",
-        ),
-        ({"lr_policy": None}, SolverError, "bad.prototxt: lr_policy is not set"),
-        ({"max_iter": None}, SolverError, "bad.prototxt: max_iter is not set"),
+        ({"max_iter": None, "lr_policy": '"poly"'}, SolverError, 'bad.prototxt: lr_policy "poly" needs max_iter > 0'),
         ({"net": None}, SolverError, "bad.prototxt: no net is set: set `net`; it says what to train"),
         (
             {"train_net": '"net.prototxt"'},
