@@ -474,9 +474,9 @@ class Solver:
         """
         graph, passes = self.test_graphs[index], self.param.test_iter[index]
         log.info(f"Iteration {self.iter}, Testing net (#{index})", "solver.cpp:347")
-        sums: dict[str, list[float]] = {}
+        sums: dict[str, Tensor] = {}  # in float32, as in Caffe, so that the last digit printed is the same
         tables: dict[str, list[Any]] = {}  # of detections, which are not averaged but ranked
-        total = 0.0
+        total = torch.zeros(())
         with (
             torch.no_grad(),
             debug.recorded(graph) if self.param.debug_info else nullcontext(),
@@ -491,18 +491,21 @@ class Solver:
                     continue
                 blobs, loss = self._forward(graph)
                 if self.param.test_compute_loss:
-                    total += float(loss)
+                    total += loss.detach().cpu()
                 for name in graph.outputs:
                     if self._detection:
                         tables.setdefault(name, []).append(self._scored(name, blobs[name]))
                         continue
-                    values = _values(blobs[name])
-                    sums[name] = (
-                        [a + b for a, b in zip(sums[name], values, strict=True)] if name in sums else values
-                    )
+                    values = blobs[name].detach().float().flatten().cpu()
+                    if name in sums and len(sums[name]) != len(values):
+                        raise SolverError(
+                            f'{self.where}: output "{name}" of test net #{index} has {len(values)} values, '
+                            f"{len(sums[name])} in the batch before: there is no mean of these"
+                        )
+                    sums[name] = sums[name] + values if name in sums else values.clone()
         if self.param.test_compute_loss and passes:
-            log.info(f"Test loss: {log.number(total / passes)}", "solver.cpp:401")
-        means = {name: [value / passes for value in values] for name, values in sums.items()}
+            log.info(f"Test loss: {log.number(float(total / passes))}", "solver.cpp:401")
+        means: dict[str, list[float]] = {name: (values / passes).tolist() for name, values in sums.items()}
         means |= {name: [self._mean_precision(np.concatenate(rows))] for name, rows in tables.items()}
         self._log_outputs("Test", graph, means, "solver.cpp:414")
         return means

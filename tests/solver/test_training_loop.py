@@ -218,6 +218,18 @@ def test_test_results_are_means_over_its_batches(solver_file: SolverFile) -> Non
     assert many == pytest.approx(np.mean([single.test()["loss"][0] for _ in range(5)]), rel=1e-6)
 
 
+def test_test_outputs_are_added_up_in_float32(solver_file: SolverFile, capsys: pytest.CaptureFixture[str]) -> None:
+    solver = Solver(solver_file(test_iter=3, test_interval=4, test_compute_loss="true"))
+    values = iter([1e8, 1, 1])  # in float32 the ones are lost
+    solver._forward = lambda graph: ({"loss": (x := torch.tensor(next(values)))}, x)  # type: ignore[method-assign]
+    assert solver.test()["loss"] == [float(np.float32(1e8) / np.float32(3))]
+    assert "Test loss: 3.33333e+07" in capsys.readouterr().err
+    shapes = iter([(1,), (2,), (1,)])
+    solver._forward = lambda graph: ({"loss": torch.ones(next(shapes))}, torch.ones(()))  # type: ignore[method-assign]
+    with pytest.raises(SolverError, match='output "loss" of test net #0 has 2 values, 1 in the batch before'):
+        solver.test()
+
+
 def test_train_net_and_test_net_without_a_net_of_both(solver_file: SolverFile, workdir: Path) -> None:
     (workdir / "other.prototxt").write_text((workdir / "net.prototxt").read_text())
     fields = {"net": None, "train_net": '"net.prototxt"', "test_net": '"other.prototxt"', "test_iter": 2, "test_interval": 4}
