@@ -86,6 +86,12 @@ def parser() -> argparse.ArgumentParser:
     add("--train_data", metavar="LIST", help="list of HDF5 databases to train on instead of the net file's")
     add("--test_data", metavar="LIST", help="the same for the test nets")
     add("--snapshot_prefix", metavar="PREFIX", help="instead of the solver file's")
+    add(
+        "--minloglevel",
+        type=cli.non_negative_int,
+        metavar="N",
+        help="least severity of the lines: 0 info, 1 warning, 2 error (default: GLOG_minloglevel, or 0)",
+    )
     add("--log", metavar="FILE", help="write the log lines here too (appended to with --snapshot)")
     add("--import", dest="modules", action="append", default=[], metavar="MODULE", help="that registers layer types")
     return result
@@ -94,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 when it is done or was stopped on request."""
     args = parser().parse_args(argv)
+    if args.minloglevel is not None:
+        log.set_level(args.minloglevel)
     import_modules(args.modules)
     gpus = [] if args.gpu is None else gpu.chosen(args.gpu)
     if len(gpus) > 1 and distributed.local_rank() is None:
