@@ -125,7 +125,7 @@ def load(
     """
     graph = Graph(read_net(net, dialect) if dialect else net, phase, level, stages)
     if weights is not None:
-        graph.load_weights(read_weights(weights), str(weights))
+        graph.load_weights(read_weights(weights, empty=True), str(weights))
     if channels_last:
         graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its hints
     return graph.eval()

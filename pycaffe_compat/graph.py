@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from os import PathLike
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import log
 from .errors import CaffeError, NetError, WeightsError
 from .layers import lookup
 from .layers.base import Layer, shape_text
@@ -30,11 +31,13 @@ from .layers.data import DataLayer
 from .layers.elementwise import Scale
 from .layers.normalization import BatchNorm, ScaledBatchNorm
 from .memory import physical_memory, shown_bytes
-from .naming import did_you_mean
+from .naming import did_you_mean, one_line
 from .proto import caffe_pb2
+from .proto.binary import blob_to_array
 from .proto.source import NetSource
 from .proto.text import read_net
 from .proto.upgrade import upgrade_net
+from .weights import read_weights
 
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
 
@@ -53,6 +56,8 @@ class Node:
     layer: Layer = field(init=False)
     loss_weights: list[float] = field(default_factory=list)
     """One a top; 0 where the top is no loss."""
+    lr_mults: list[float] = field(default_factory=list)
+    """Those that the file gives, before a layer (BatchNorm) corrects them."""
     need_backward: bool = False
     propagate_down: list[bool] = field(default_factory=list)
     """One a bottom: whether backward writes that bottom's gradient."""
@@ -67,6 +72,12 @@ class Node:
     def label(self) -> str:
         """How messages name the layer: ``prototxt/l8.prototxt:41: layer "conv3" (Convolution)``."""
         return f'{self.where + ": " if self.where else ""}layer "{self.name}" ({self.type})'
+
+    @property
+    def param_names(self) -> list[str]:
+        """How the log names its parameter blobs: as the file does (``param { name: "w" }``), else by number."""
+        names = [spec.name for spec in self.param.param] + [""] * len(self.layer.blob_names)
+        return [name or str(i) for i, name in enumerate(names[: len(self.layer.blob_names)])]
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,7 @@ class Graph(nn.Module):
 
     Raises:
         NetError: the net cannot be built; names file, line and layer.
+        WeightsError: the same, for arrays within the net (``blobs``) that do not fit.
     """
 
     def __init__(
@@ -112,7 +124,7 @@ class Graph(nn.Module):
         self.layers = nn.ModuleDict()
         self._owners: list[tuple[Node, int]] = []
         self._mults: list[tuple[float, float]] = []
-        self._shared: dict[tuple[int, int], int] = {}
+        self._read_on: set[tuple[int, str]] = set()  # (node, top) to which a layer above sends a gradient
         self._parameter_bytes = 0
         self._build(source)
         self._check_files()
@@ -139,6 +151,7 @@ class Graph(nn.Module):
         with _located(node):
             node.layer = self._make(node, blobs)
             node.layer.label = node.label
+            node.lr_mults = [spec.lr_mult for spec in node.param.param]
             bottoms = [blobs[b] for b in node.bottoms]
             node.layer.setup(*bottoms)
             tops = node.layer.infer(*bottoms)
@@ -146,6 +159,7 @@ class Graph(nn.Module):
                 raise NetError(f"computes {len(tops)} tops, the file names {len(node.tops)}")
             self._check_size(node, tops)
             node.layer.fill()
+            self._take_blobs(node)
             self._share(node, named)
         if node.tops[:1] == node.bottoms[:1] and node.bottoms:
             node.layer.inplace = last_writer[node.bottoms[0]].layer.fresh_output
@@ -195,7 +209,8 @@ class Graph(nn.Module):
         downs = len(node.param.propagate_down)
         if downs and downs != len(node.bottoms):
             raise NetError(f"{downs} propagate_down for {len(node.bottoms)} bottoms: give one each, or none")
-        return row.cls(node.param, self.phase)
+        # A layer's own `phase` goes before the net's.
+        return row.cls(node.param, node.param.phase if node.param.HasField("phase") else self.phase)
 
     def _check_size(self, node: Node, tops: Sequence[Tensor]) -> None:
         """Refuses what cannot fit, before any of it is allocated."""
@@ -215,6 +230,12 @@ class Graph(nn.Module):
                 f"there are {shown_bytes(limit)}"
             )
 
+    def _take_blobs(self, node: Node) -> None:
+        """Arrays that the net itself gives (``blobs``) take the place of the fillers'; they are not kept twice."""
+        if node.param.blobs:
+            _copy(_fitted(node, [blob_to_array(blob) for blob in node.param.blobs], "the net file"))
+            del node.param.blobs[:]
+
     def _share(self, node: Node, named: dict[str, int]) -> None:
         """Ties parameters of one name together: the first layer that names it owns it."""
         specs = node.param.param
@@ -222,8 +243,6 @@ class Graph(nn.Module):
             raise NetError(f"has {len(specs)} param blocks for {len(node.layer.blobs)} parameter blobs")
         for index, attribute in enumerate(node.layer.blob_names):
             spec = specs[index] if index < len(specs) else caffe_pb2.ParamSpec()
-            if spec.lr_mult < 0 or spec.decay_mult < 0:
-                raise NetError(f"param {index}: lr_mult and decay_mult must not be negative")
             if not spec.name or spec.name not in named:
                 if spec.name:
                     named[spec.name] = len(self._owners)
@@ -243,7 +262,6 @@ class Graph(nn.Module):
                     + ("" if permissive else " (share_mode: PERMISSIVE asks for the same count only)")
                 )
             self._merge_mults(owner_id, spec, owner_node, owner_index)
-            self._shared[len(self.nodes), index] = owner_id
             assert isinstance(owner, nn.Parameter)
             if mine.shape == owner.shape:
                 setattr(node.layer, attribute, owner)
@@ -280,12 +298,13 @@ class Graph(nn.Module):
     def _plan_backward(self) -> None:
         """Which layers and bottoms take part in backward: Caffe's two passes and its force_backward."""
         blob_needs: dict[str, bool] = {}
-        for n, node in enumerate(self.nodes):
+        for node in self.nodes:
             needs = [blob_needs[b] for b in node.bottoms]
             override = list(node.param.propagate_down)
             node.propagate_down = [bool(v) for v in override] or list(needs)
             node.detached = tuple(i for i, down in enumerate(node.propagate_down) if needs[i] and not down)
-            learns = [self._mults[self._owner_id(n, i)][0] != 0 for i in range(len(node.layer.blob_names))]
+            # As the file has them, where none means 1: a BatchNorm without `param` counts as one that learns.
+            learns = [*node.lr_mults, *[1.0] * (len(node.layer.blob_names) - len(node.lr_mults))]
             node.need_backward = any(needs) or any(learns)
             for top in node.tops:
                 blob_needs[top] = node.need_backward or (top in node.bottoms and blob_needs[top])
@@ -294,7 +313,8 @@ class Graph(nn.Module):
         skipped: set[str] = set()
         for node in reversed(self.nodes):
             contributes = any(node.loss_weights) or any(t in under_loss for t in node.tops)
-            if node.need_backward and all(t in skipped for t in node.tops):
+            # (A loss is a beginning whoever reads it; Caffe skips one whose only readers lead to no loss.)
+            if node.need_backward and all(t in skipped for t in node.tops) and not any(node.loss_weights):
                 node.need_backward = False
                 node.propagate_down = [False] * len(node.bottoms)
             if not contributes:
@@ -316,6 +336,13 @@ class Graph(nn.Module):
                 node.propagate_down = [
                     down or node.layer.forced_bottoms(i) for i, down in enumerate(node.propagate_down)
                 ]
+        written: dict[str, int] = {}
+        for i, node in enumerate(self.nodes):
+            leads = any(node.loss_weights) or any(t in under_loss for t in node.tops)
+            for bottom, down in zip(node.bottoms, node.propagate_down, strict=True):
+                if leads and down and node.need_backward:
+                    self._read_on.add((written[bottom], bottom))
+            written.update(dict.fromkeys(node.tops, i))
         for learnable in self.learnable:
             learnable.parameter.requires_grad_(force or learnable.lr_mult != 0)
 
@@ -361,13 +388,6 @@ class Graph(nn.Module):
                 steps.append(node)
         return steps
 
-    def _owner_id(self, node_index: int, blob_index: int) -> int:
-        """Position in ``learnable`` of a node's parameter blob (its owner's, when it is shared)."""
-        if (node_index, blob_index) in self._shared:
-            return self._shared[node_index, blob_index]
-        node = self.nodes[node_index]
-        return next(k for k, (owner, i) in enumerate(self._owners) if owner is node and i == blob_index)
-
     # ------------------------------------------------------------------------------------------------ computing
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> dict[str, Tensor]:
@@ -392,13 +412,17 @@ class Graph(nn.Module):
         return blobs
 
     def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
-        """The objective: every loss top's weight times the sum of its values, added up (0-d, float32)."""
-        terms = [
-            blobs[top].float().sum() * weight if blobs[top].ndim or weight != 1 else blobs[top]
-            for node in self.nodes
-            for top, weight in zip(node.tops, node.loss_weights, strict=True)
-            if weight
-        ]
+        """The objective: every loss top's weight times the sum of its values, added up (0-d, float32).
+
+        A term that another layer sends a gradient to (a loss that is read further) has no gradient of its own: as in
+        Caffe, where the reader's overwrites it.
+        """
+        terms = []
+        for i, node in enumerate(self.nodes):
+            for top, weight in zip(node.tops, node.loss_weights, strict=True):
+                if weight:
+                    term = blobs[top].float().sum() * weight if blobs[top].ndim or weight != 1 else blobs[top]
+                    terms.append(term.detach() if (i, top) in self._read_on else term)
         return torch.stack(terms).sum() if len(terms) > 1 else terms[0] if terms else torch.zeros(())
 
     def _given(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -497,34 +521,71 @@ class Graph(nn.Module):
         for p in self.learnable:
             owned[p.layer].add(id(p.parameter))
         todo: list[tuple[Tensor, np.ndarray]] = []
+        met: set[str] = set()
         filled: list[str] = []
         for node in self.nodes:
-            if node.name not in weights or not node.layer.blob_names or node.name in filled:
+            if node.name not in weights or node.name in met:
                 continue
-            given, mine = list(weights[node.name]), node.layer.blobs
+            met.add(node.name)
             # HDF5 files hold a shared parameter once, with its owner: a sharer's place is empty, or missing at the end.
-            borrowed = [id(blob) not in owned[node.name] for blob in mine]
-            while len(given) < len(mine) and borrowed[len(given)]:
-                given.append(np.empty(0, np.float32))
-            if len(given) != len(mine):
-                raise WeightsError(f"{node.label} has {len(mine)} parameter blobs, {source} holds {len(given)}")
-            for i, (blob, array) in enumerate(zip(mine, given, strict=True)):
-                if borrowed[i] and array.shape == (0,):
-                    continue
-                if not _same_shape(tuple(blob.shape), array.shape):
-                    raise WeightsError(
-                        f"{node.label} parameter {i} has shape {shape_text(blob.shape)}, {source} holds "
-                        f"{shape_text(array.shape)}; to train this layer from scratch, rename it"
-                    )
-                todo.append((blob, array))
-            filled.append(node.name)
-        with torch.no_grad():
-            for blob, array in todo:
-                blob.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(blob.shape))
+            borrowed = [id(blob) not in owned[node.name] for blob in node.layer.blobs]
+            todo += _fitted(
+                node, weights[node.name], source, borrowed, "; to train this layer from scratch, rename it"
+            )
+            if node.layer.blob_names:
+                filled.append(node.name)
+        _copy(todo)
         return filled
+
+    def copy_from(self, path: str | PathLike[str]) -> list[str]:
+        """Load a weights file as Caffe does, which tells of each layer of the file that the net has not.
+
+        Returns:
+            Names of the layers that were filled.
+
+        Raises:
+            WeightsError: the file cannot be read, or does not fit; nothing is changed then.
+        """
+        weights = read_weights(path, empty=True)
+        names = {node.name for node in self.nodes}
+        for name in weights:
+            if name not in names:
+                log.info(f"Ignoring source layer {one_line(name)}", "net.cpp:744")
+        return self.load_weights(weights, os.fspath(path))
 
     def extra_repr(self) -> str:
         return f"{self.name!r}, inputs={self.inputs}, outputs={self.outputs}"
+
+
+def _pairs(owner: Graph, user: Graph) -> Iterator[tuple[Node, Node]]:
+    """The layers of one name in both nets, whose parameters ``user`` is to share."""
+    sources = {node.name: node for node in owner.nodes}
+    for node in user.nodes:
+        source = sources.get(node.name)
+        if source is None:
+            continue
+        if [b.shape for b in source.layer.blobs] != [b.shape for b in node.layer.blobs]:
+            raise NetError(
+                f"{node.label}: its parameters have other shapes than those it is to share, of {source.label}"
+            )
+        yield source, node
+
+
+def share_values(owner: Graph, user: Graph) -> None:
+    """Let the parameters of ``user`` be the memory of those of ``owner``, in the layers of the same names.
+
+    The gradients stay each net's own. What ``.to()`` moves elsewhere is shared no longer.
+
+    Raises:
+        NetError: such a layer has another number or other shapes of parameters.
+    """
+    for source, node in _pairs(owner, user):
+        under = {attribute: parameter for attribute, parameter, _ in node.views}
+        for attribute, mine, theirs in zip(node.layer.blob_names, node.layer.blobs, source.layer.blobs, strict=True):
+            parameter = under.get(attribute, mine)
+            parameter.data = theirs.detach().view(parameter.shape)
+    for node in user.nodes:
+        _renew_views(node)
 
 
 def share_parameters(owner: Graph, user: Graph) -> None:
@@ -533,15 +594,7 @@ def share_parameters(owner: Graph, user: Graph) -> None:
     Raises:
         NetError: such a layer has another number or other shapes of parameters.
     """
-    sources = {node.name: node for node in owner.nodes}
-    for node in user.nodes:
-        source = sources.get(node.name)
-        if source is None or not node.layer.blob_names:
-            continue
-        if [b.shape for b in source.layer.blobs] != [b.shape for b in node.layer.blobs]:
-            raise NetError(
-                f"{node.label}: its parameters have other shapes than those it is to share, of {source.label}"
-            )
+    for source, node in _pairs(owner, user):
         views = {attribute: (blob, shape) for attribute, blob, shape in source.views}
         node.views = []
         for mine, theirs in zip(node.layer.blob_names, source.layer.blob_names, strict=True):
@@ -567,6 +620,42 @@ def _renew_views(node: Node) -> None:
     """A parameter that is another's under another shape: as the owner is now."""
     for attribute, owner, shape in node.views:
         node.layer.__dict__[attribute] = owner.view(shape)
+
+
+def _fitted(
+    node: Node, arrays: Sequence[np.ndarray], source: str, borrowed: Sequence[bool] = (), hint: str = ""
+) -> list[tuple[Tensor, np.ndarray]]:
+    """A layer's parameter blobs, each with the array that is to go into it.
+
+    Args:
+        borrowed: of each blob, whether another layer owns it: its array may be missing, or be empty.
+        hint: what to do about another shape, for the message.
+
+    Raises:
+        WeightsError: another number of arrays, or other shapes.
+    """
+    given, mine = list(arrays), node.layer.blobs
+    while len(given) < len(borrowed) and borrowed[len(given)]:
+        given.append(np.empty(0, np.float32))
+    if len(given) != len(mine):
+        raise WeightsError(f"{node.label} has {len(mine)} parameter blobs, {source} holds {len(given)}")
+    pairs = []
+    for i, (blob, array) in enumerate(zip(mine, given, strict=True)):
+        if borrowed and borrowed[i] and array.shape == (0,):
+            continue
+        if not _same_shape(tuple(blob.shape), array.shape):
+            raise WeightsError(
+                f"{node.label} parameter {i} has shape {shape_text(blob.shape)}, {source} holds "
+                f"{shape_text(array.shape)}{hint}"
+            )
+        pairs.append((blob, array))
+    return pairs
+
+
+@torch.no_grad()
+def _copy(pairs: Sequence[tuple[Tensor, np.ndarray]]) -> None:
+    for blob, array in pairs:
+        blob.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(blob.shape))
 
 
 def _same_shape(mine: tuple[int, ...], given: tuple[int, ...]) -> bool:

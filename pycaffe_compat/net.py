@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import inplace, log
+from . import debug, inplace, log
 from .blob import Blob, BlobVec
 from .errors import CaffeError, NetError
-from .graph import Graph, Node, share_parameters
+from .graph import Graph, Node, share_values
 from .layers.base import as_tuple, shape_text
 from .layers.python import Python
-from .weights import read_weights, write_weights
+from .weights import write_weights
 
 Callback = Callable[[int], object]
 """Called with a layer's number."""
@@ -104,6 +104,7 @@ class Net:
         self.params: OrderedDict[str, BlobVec] = OrderedDict(
             (node.name, layer.blobs) for node, layer in zip(graph.nodes, self.layers, strict=True) if len(layer.blobs)
         )
+        self._debug_info: bool = graph.param.debug_info
         self._tape: dict[str, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
         self._rewritten = {t for node in graph.nodes for t in node.tops if t in node.bottoms}
         self._before_forward: list[Callback] = []
@@ -335,6 +336,8 @@ class Net:
             for call in self._before_forward:
                 call(i)
             self._forward_node(node)
+            if self._debug_info:
+                debug.log_forward(node, [self.blobs[top].data_tensor for top in node.tops])
             for top, weight in zip(node.tops, node.loss_weights, strict=True):
                 if weight:
                     loss += weight * float(self.blobs[top].data_tensor.float().sum())
@@ -350,6 +353,8 @@ class Net:
                 call(i)
             if node.need_backward:
                 self._backward_node(node)
+                if self._debug_info:
+                    debug.log_backward(node, [self.blobs[bottom].diff_tensor for bottom in node.bottoms])
             for call in self._after_backward:
                 call(i)
 
@@ -470,13 +475,13 @@ class Net:
 
     def copy_from(self, weights: str | PathLike[str]) -> None:
         """Load weights (.caffemodel or .h5) into the layers of the same name."""
-        self.graph.load_weights(read_weights(weights), str(weights))
+        self.graph.copy_from(weights)
 
     load_hdf5 = copy_from
 
     def share_with(self, other: Net) -> None:
-        """Use the very parameters of another net's layers of the same names."""
-        share_parameters(other.graph, self.graph)
+        """Use the values of another net's parameters, in the layers of the same names; diffs stay each net's own."""
+        share_values(other.graph, self.graph)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the net with its weights as a .caffemodel, whatever the name ends in."""

@@ -49,6 +49,8 @@ class Solver(TrainingLoop):
         super().__init__(solver_file, **options)
         self.net = Net(self.graph)
         self.test_nets = [Net(graph) for graph in self.test_graphs]
+        for net in (self.net, *self.test_nets):
+            net._debug_info = False  # the solver file's counts
 
     @property
     def lr(self) -> float:
@@ -76,7 +78,7 @@ class Solver(TrainingLoop):
         super().add_callback(on_start, on_gradients_ready)
 
     def share_weights(self, net: Net) -> None:
-        """Let another net use the training net's parameters, in the layers of the same names."""
+        """Let another net use the values of the training net's parameters, in the layers of the same names."""
         net.share_with(self.net)
 
     def _net_of(self, graph: Graph) -> Net:
@@ -87,9 +89,9 @@ class Solver(TrainingLoop):
 
     def _forward(self, graph: Graph) -> tuple[Mapping[str, Tensor], Tensor]:
         net = self._net_of(graph)
-        net._forward(0, len(net.layers) - 1)
-        blobs = {name: blob.data_tensor for name, blob in net.blobs.items()}
-        return blobs, graph.loss(blobs)
+        # Not graph.loss: a layer's part is what it computed, though its top may be changed in place afterwards.
+        loss = torch.tensor(net._forward(0, len(net.layers) - 1))
+        return {name: blob.data_tensor for name, blob in net.blobs.items()}, loss
 
     def _backward(self, loss: Tensor) -> None:
         self.net._backward(len(self.net.layers) - 1, 0)

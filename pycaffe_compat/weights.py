@@ -5,7 +5,8 @@ walked in a memory map: the arrays are then the only copy, so that half a gigaby
 gigabyte.
 
 An .h5 holds ``data/<layer>/<index>``, with an empty group for a layer that has no parameters, and where asked
-for ``diff/<layer>/<index>``. A parameter that is shared is stored under its owner only.
+for ``diff/<layer>/<index>``. A parameter that is shared is stored under its owner only, its diff under each of
+its layers.
 """
 
 from __future__ import annotations
@@ -47,14 +48,18 @@ _BLOBS = caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name["blobs"].number
 _LAYER_FIELDS, _V1_FIELDS, _V0_FIELDS, _V0_IN_V1 = (1, 7), (4, 6), (1, 50), 1
 
 
-def read_weights(path: str | os.PathLike[str]) -> Weights:
+def read_weights(path: str | os.PathLike[str], empty: bool = False) -> Weights:
     """Reads a weights file of any format (.safetensors too), told apart by content and not by name.
 
+    Args:
+        path: the file.
+        empty: name the layers without arrays too (a .safetensors does not know of them).
+
     Returns:
-        layer name -> its arrays (float32, own memory, writable), without the layers that have none. In a
-        .caffemodel the layers come in the file's order; of two with one name the later counts, as in Caffe.
-        Formats of before 2014 are read too. From an .h5 a layer's parameters that another layer owns are
-        missing; one in front of a parameter that is there is an array of shape (0,).
+        layer name -> its arrays (float32, own memory, writable). In a .caffemodel the layers come in the file's
+        order; of two with one name the later that has arrays counts. Formats of before 2014 are read too. From an
+        .h5 a layer's parameters that another layer owns are missing; one in front of a parameter that is there is an
+        array of shape (0,).
 
     Raises:
         WeightsError: the file cannot be read, is truncated or is something else; one line that names it.
@@ -64,7 +69,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         with open(path, "rb") as file:
             head = file.read(9)
             if head.startswith(SIGNATURE):
-                return _read_hdf5(path)
+                return _read_hdf5(path, empty)
             if is_tensor_file(head):
                 return read_tensor_file(path)
             check_size(path, size)
@@ -72,7 +77,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
             content = _Map(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise WeightsError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from None
-    return _read_caffemodel(path, content)
+    return _read_caffemodel(path, content, empty)
 
 
 def write_weights(
@@ -125,7 +130,7 @@ class _Map(mmap.mmap):
             self.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
-def _read_caffemodel(path: str | os.PathLike[str], content: _Map) -> Weights:
+def _read_caffemodel(path: str | os.PathLike[str], content: _Map, empty: bool) -> Weights:
     buffer = memoryview(content)
     weights: Weights = {}
     recognised = False
@@ -140,6 +145,8 @@ def _read_caffemodel(path: str | os.PathLike[str], content: _Map) -> Weights:
                 numbers = _LAYER_FIELDS if number == _LAYER else _V1_FIELDS
                 name, blobs = _layer_blobs(buffer, start, end, numbers)
                 if not blobs:
+                    if empty:
+                        weights.setdefault(name, [])
                     continue
                 weights[name] = []
                 for index, (at, stop) in enumerate(blobs):
@@ -232,7 +239,7 @@ def _around_blobs(layer: caffe_pb2.LayerParameter) -> tuple[bytes, bytes]:
 # -------------------------------------------------------------------------------------------------------- .h5
 
 
-def _read_hdf5(path: str | os.PathLike[str]) -> Weights:
+def _read_hdf5(path: str | os.PathLike[str], empty: bool) -> Weights:
     shown = os.fspath(path)
     found: dict[str, dict[int, npt.NDArray[np.float32]]] = {}
     with open_hdf5(path) as reader:
@@ -246,8 +253,12 @@ def _read_hdf5(path: str | os.PathLike[str]) -> Weights:
             if len(index) > 3:
                 raise WeightsError(f'{shown}: is HDF5 but not Caffe weights: "data/{name}"')
             found.setdefault(layer, {})[int(index)] = reader.read(item)
+        for name in data if empty else ():
+            item = reader.get(data, name)
+            if isinstance(item, h5py.Group) and not len(item):
+                found[name] = {}
     return {
-        layer: [arrays.get(i, np.empty(0, np.float32)) for i in range(max(arrays) + 1)]
+        layer: [arrays.get(i, np.empty(0, np.float32)) for i in range(max(arrays, default=-1) + 1)]
         for layer, arrays in found.items()
     }
 
@@ -277,16 +288,14 @@ def _write_hdf5(
                 groups.append((_layer_group(path, diff, layer.name), diffs))
             for index in range(len(blobs.get(layer.name, ()))):
                 shared_name = layer.param[index].name if index < len(layer.param) else ""
-                if shared_name in owned:
-                    continue
-                if shared_name:
-                    owned.add(shared_name)
                 for group, arrays in groups:
-                    if layer.name not in arrays:
+                    if layer.name not in arrays or (arrays is blobs and shared_name in owned):
                         continue
                     if str(index) in group:
                         raise _name_error(path, layer.name)
                     group.create_dataset(str(index), data=np.asarray(arrays[layer.name][index], np.float32))
+                if shared_name:
+                    owned.add(shared_name)
 
 
 def _layer_group(path: str | os.PathLike[str], parent: h5py.Group, layer: str) -> h5py.Group:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pycaffe_compat import NetError, WeightsError
-from pycaffe_compat.graph import TEST, TRAIN, Graph
+from pycaffe_compat.graph import TEST, TRAIN, Graph, share_parameters
 from pycaffe_compat.proto.text import parse_net
 from pycaffe_compat.weights import read_weights, write_weights
 
@@ -106,6 +106,13 @@ def test_a_blob_changed_in_place_last_is_an_output() -> None:
     assert (net(torch.randn(2, 3, 8, 8))["conv"] >= 0).all()
 
 
+def test_a_layers_own_phase_goes_before_the_nets() -> None:
+    drop = 'layer {{ name: "{0}" type: "Dropout" bottom: "x" top: "{0}" {1} }}'
+    net = graph(INPUT + drop.format("net", "") + drop.format("own", "phase: TEST"), TRAIN)
+    out = net(torch.ones(2, 3, 8, 8))
+    assert (out["own"] == 1).all() and not (out["net"] == 1).any()
+
+
 # -------------------------------------------------------------------------------------------------------- sharing
 
 A = 'param { name: "w" lr_mult: 3 } param { name: "b" }'
@@ -156,7 +163,6 @@ def test_permissive_sharing_asks_for_the_count_only() -> None:
         ('param { name: "w" }', 4, 'param "w": shape 4x3x3x3 does not fit 3x3x3x3 of its owner, layer "c1"'),
         ('param { name: "w" lr_mult: 2 }', 3, 'param "w": lr_mult 2 differs from 3 of its owner, layer "c1"'),
         ("param { } param { } param { }", 3, "has 3 param blocks for 2 parameter blobs"),
-        ("param { lr_mult: -1 }", 3, "must not be negative"),
     ],
 )
 def test_sharing_that_cannot_work_says_why(second: str, n: int, message: str) -> None:
@@ -183,6 +189,11 @@ def test_lr_mult_zero_stops_a_parameters_gradient_and_what_leads_only_there() ->
     got = {name: [b.grad is not None for b in blobs] for name, blobs in net.params.items()}
     assert got == {"c1": [False] * 2, "c2": [True] * 2, "t": [False] * 2, "t2": [False] * 2}
     assert [n.name for n in net.nodes if n.need_backward] == ["c2", "loss"]
+
+
+def test_a_negative_lr_mult_is_gradient_ascent() -> None:
+    net = graph(INPUT + conv("c1", "x", "param { lr_mult: -1 decay_mult: -2 }"))
+    assert [(p.lr_mult, p.decay_mult) for p in net.learnable] == [(-1, -2), (1, 1)]
 
 
 def test_propagate_down_false_cuts_the_gradient() -> None:
@@ -277,6 +288,39 @@ def test_what_trains_in_the_original_is_not_refused(kind: str, bottoms: str) -> 
         graph(on(kind, bottoms, settings).rstrip() + force, TRAIN)
 
 
+READ = 'layer {{ name: "r" type: "{}" bottom: "loss" top: "r" {} }}'
+
+
+@pytest.mark.parametrize(
+    ("weight", "reader", "value", "gradient"),
+    [
+        ("", "", 1, 1),
+        ("loss_weight: 3", "", 3, 3),
+        # The weight moves to the Split, whose gradient takes the place of the loss's own, of weight 1.
+        ("loss_weight: 3", READ.format("Power", ""), 4, 3),
+        ("", READ.format("Power", "power_param { scale: 2 } loss_weight: 1"), 3, 2),
+        ("", READ.format("Power", "power_param { scale: 2 } loss_weight: 1 propagate_down: false"), 3, 1),
+        # Readers that lead to no loss (Caffe trains nothing then).
+        ("", 'layer { name: "r" type: "Silence" bottom: "loss" }', 1, 1),
+        ("", READ.format("Power", "power_param { scale: 2 }"), 1, 1),
+    ],
+)
+def test_a_loss_that_is_read_counts_with_its_weight_and_trains_with_its_readers(
+    weight: str, reader: str, value: float, gradient: float
+) -> None:
+    text = INPUT + conv("c1", "x") + loss("c1", "x2").replace('bottom: "x2"', 'bottom: "t"')
+    text = text.replace('top: "x" ', 'top: "x" top: "t" ').replace("} } }\n", "} shape { dim: 2 dim: 3 dim: 6 dim: 6 } } }\n", 1)
+    plain, read = graph(text), graph(text.replace('top: "loss"', f'top: "loss" {weight}') + reader)
+    read.load_weights(plain.weights())
+    x, t = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 6, 6)
+    objectives = [net.loss(net.run(x, t)) for net in (plain, read)]
+    torch.testing.assert_close(objectives[1], objectives[0] * value)
+    for objective in objectives:
+        objective.backward()
+    w, v = (net.params["c1"][0].grad for net in (plain, read))
+    torch.testing.assert_close(v, w * gradient)
+
+
 # -------------------------------------------------------------------------------------------------------- messages
 
 
@@ -336,6 +380,42 @@ def test_weights_go_by_layer_name_and_must_fit() -> None:
     with pytest.raises(WeightsError, match="has 2 parameter blobs, the weights holds 1"):
         net.load_weights({"c1": saved["c1"][:1]})
     net.load_weights({"c1": [saved["c1"][0], saved["c1"][1].reshape(1, 1, 1, 3)]})  # the old 4-d form of a bias
+
+
+@pytest.mark.parametrize("suffix", ["caffemodel", "h5"])
+def test_a_layer_with_blobs_on_one_side_only_is_an_error(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relu = 'layer { name: "c2" type: "ReLU" bottom: "c1" top: "c2" }'
+    learned, fixed = graph(INPUT + conv("c1", "x") + conv("c2", "c1")), graph(INPUT + conv("c1", "x") + relu)
+    for net, other, message in ((learned, fixed, "has 0 parameter blobs, .* holds 2"), (fixed, learned, "has 2 .* holds 0")):
+        path = tmp_path / f"w.{suffix}"
+        write_weights(path, net.param, net.weights())
+        with pytest.raises(WeightsError, match=f'layer "c2" .* {message}'):
+            other.copy_from(path)
+        with pytest.raises(NetError, match='layer "c2" .* other shapes'):
+            share_parameters(net, other)
+        assert net.copy_from(path) == list(net.params)
+    assert graph(INPUT + conv("new", "x")).copy_from(path) == []
+    told = [line.split("] ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(told) == ["Ignoring source layer c1", "Ignoring source layer c2"]
+
+
+def test_blobs_within_a_net_take_the_fillers_place(tmp_path: Path) -> None:
+    bias = "blobs { shape { dim: 3 } data: 1 data: 2 data: 3 }"
+    weight = f"blobs {{ num: 3 channels: 3 height: 3 width: 3 {'data: 0.5 ' * 81} }}"
+    net = graph(INPUT + conv("c1", "x", weight + bias))
+    assert (net.weights()["c1"][0] == 0.5).all() and net.weights()["c1"][1].tolist() == [1, 2, 3]
+    assert not net.param.layer[1].blobs  # not kept twice
+    for blobs, message in (
+        (weight, "has 2 parameter blobs, the net file holds 1"),
+        (weight + weight, "parameter 1 has shape 3, the net file holds 3x3x3x3"),
+        (weight + "blobs { shape { dim: 3 } data: 1 }", "1 value"),
+    ):
+        with pytest.raises(WeightsError) as error:
+            graph(INPUT + conv("c1", "x", blobs))
+        assert message in str(error.value)
+        assert str(error.value).startswith('net.prototxt:2: layer "c1" (Convolution)')
 
 
 def test_a_shared_parameter_may_be_missing_under_its_sharers_name(tmp_path: Path) -> None:

@@ -180,6 +180,14 @@ def test_shared_parameters_are_stored_under_their_owner_in_hdf5(tmp_path: Path) 
     assert_same(read_weights(tmp_path / "w.caffemodel"), blobs)
 
 
+@pytest.mark.parametrize("suffix", ["", ".h5"])
+def test_layers_without_arrays_are_named_where_they_are_asked_for(tmp_path: Path, suffix: str) -> None:
+    blobs = {"b": [np.ones(2, np.float32)]}
+    write_weights(tmp_path / f"w{suffix}", net_of("a", "b", "c"), blobs)
+    assert_same(read_weights(tmp_path / f"w{suffix}"), blobs)
+    assert_same(read_weights(tmp_path / f"w{suffix}", empty=True), {"a": [], "c": [], **blobs})
+
+
 def test_of_two_layers_with_one_name_the_later_counts(tmp_path: Path) -> None:
     net = net_of("a", "a", "a")
     for layer, value in zip(net.layer, (1, 2), strict=False):

@@ -12,8 +12,9 @@
     tools/caffe.py summary net.prototxt                         shapes, parameters, multiply-adds, receptive fields
     tools/caffe.py diff a.prototxt b.prototxt                   two nets, or two .caffemodel or .h5
 
-Flags of the first four may be written as in Caffe: -solver x, --solver=x, in front of the command or behind it. An
-installation has the program as caffe_compat. `COMMAND --help` tells its arguments.
+Flags of the first four may be written as in Caffe: -solver x, --solver=x, in front of the command or behind it. Those
+of Caffe's that a command has no use for, and glog's but -minloglevel, do nothing. An installation has the program as
+caffe_compat. `COMMAND --help` tells its arguments.
 """
 
 if __package__ in (None, ""):  # run from a clone, not installed
@@ -57,6 +58,18 @@ FLAGS = (
     "sighup_effect",
 )
 """Caffe's own."""
+USED = {
+    "train": {"gpu", "solver", "level", "stage", "snapshot", "weights", "sigint_effect", "sighup_effect"},
+    "test": {"gpu", "model", "level", "stage", "weights", "iterations"},
+    "time": {"gpu", "model", "phase", "level", "stage", "iterations"},
+    "device_query": {"gpu"},
+}
+"""Which of them each command has a use for; the others may be given to it all the same."""
+GLOG = ("log_backtrace_at", "log_dir", "log_link", "logbuflevel", "logbufsecs", "max_log_size", "minloglevel",
+        "stderrthreshold", "v", "vmodule")  # fmt: skip
+GLOG_SWITCHES = ("alsologtostderr", "colorlogtostderr", "drop_log_memory", "log_prefix", "logtostderr",
+                 "stop_logging_if_full_disk")  # fmt: skip
+"""glog's flags, with a value and without."""
 PHASES = {"TRAIN": TRAIN, "TEST": TEST}
 
 
@@ -65,10 +78,25 @@ def as_argparse(argv: Sequence[str]) -> list[str]:
     words = list(argv)
     at = 0
     while at < len(words) and words[at].startswith("-"):
-        at += 1 if "=" in words[at] or words[at].lstrip("-") not in FLAGS else 2
+        at += 1 if "=" in words[at] or words[at].lstrip("-") not in FLAGS + GLOG else 2
     if at < len(words):
         words.insert(0, words.pop(at))
-    return cli.gflags(words, FLAGS) if words[:1] and words[0] in ("train", "test", "time", "device_query") else words
+    return heeded(words[0], words[1:]) if words and words[0] in USED else words
+
+
+def heeded(command: str, words: Sequence[str]) -> list[str]:
+    """A command of Caffe's without those of Caffe's and glog's flags that it has no use for."""
+    switches = [*GLOG_SWITCHES, *(f"no{name}" for name in GLOG_SWITCHES)]
+    passed_over = set(FLAGS + GLOG) - USED[command] - {"minloglevel"}
+    kept = [command]
+    rest = iter(cli.gflags(words, [*FLAGS, *GLOG, *switches]))
+    for word in rest:
+        name, equals, _ = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in passed_over.union(switches):
+            kept.append(word)
+        elif name in passed_over and not equals:
+            next(rest, None)  # its value
+    return kept
 
 
 # ------------------------------------------------------------------------------------------------------ arguments
@@ -139,6 +167,12 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--model", required=True, metavar="NET", help="net prototxt; looked for in prototxt/ too")
         sub.add_argument("--iterations", type=cli.positive_int, default=50, metavar="N", help="batches (default: 50)")
         sub.add_argument("--gpu", metavar="ID", help="compute on this GPU (the first one of several; default: CPU)")
+        logging(sub)
+
+    def logging(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--minloglevel", type=cli.non_negative_int, metavar="N", help="0 info, 1 warning, 2 error (default: 0)"
+        )
 
     def net(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("net", metavar="NET", help="net prototxt; looked for in prototxt/ too")
@@ -165,6 +199,7 @@ def parser() -> argparse.ArgumentParser:
     state(sub, "TRAIN")
     sub = command("device_query", device_query, "show the GPUs")
     sub.add_argument("--gpu", default="all", metavar="ID", help="numbers, or all (default: all)")
+    logging(sub)
 
     sub = command(
         "doctor", doctor, "tell all that keeps a net from running; exit status 0 if it runs, 1 if it does not"
@@ -225,6 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         args.weights = rest.pop()  # behind an option, where argparse does not look for what may be left out
     if rest:
         p.error(f"unrecognized arguments: {' '.join(rest)}")
+    if getattr(args, "minloglevel", None) is not None:
+        log.set_level(args.minloglevel)
     import_modules(getattr(args, "modules", []))
     return args.run(args)
 
@@ -248,7 +285,7 @@ def test(args: argparse.Namespace) -> None:
     device = choose_device(args.gpu)
     graph = Graph(resources.net_path(args.model), TEST, args.level, args.stage)
     for path in filter(None, (part.strip() for part in args.weights.split(","))):
-        graph.load_weights(read_weights(path), path)
+        graph.copy_from(path)
     brew.score(graph, args.iterations, device)
 
 

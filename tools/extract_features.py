@@ -20,7 +20,6 @@ from pycaffe_compat import cli, gpu, resources
 from pycaffe_compat.features import extract_features
 from pycaffe_compat.graph import TEST, Graph
 from pycaffe_compat.plugins import import_modules
-from pycaffe_compat.weights import read_weights
 
 
 def names(text: str) -> list[str]:
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import_modules(args.modules)
     device = torch.device("cuda", gpu.chosen(args.device)[0]) if args.mode == "GPU" else torch.device("cpu")
     graph = Graph(resources.net_path(args.net), TEST)
-    graph.load_weights(read_weights(args.weights), args.weights)
+    graph.copy_from(args.weights)
     with cli.progress(total=args.batches, desc="extracting", unit="batches") as progress:
         counts = extract_features(graph, args.blobs, args.databases, args.batches, device, progress.update)
     for database, blob, count in zip(args.databases, args.blobs, counts, strict=True):

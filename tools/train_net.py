@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long ranks that train together wait for one of them (default: %(default)g)",
     )
-    add("--level", type=int, default=0, help="level of the training net's state")
+    add("--level", type=int, default=0, help="level of the training net's state (default: 0)")
     add("--stage", metavar="A,B", default="", help="stages of the training net's state")
     effects = [action.value for action in Action]
     add(
@@ -86,6 +86,12 @@ def parser() -> argparse.ArgumentParser:
     add("--train_data", metavar="LIST", help="list of HDF5 databases to train on instead of the net file's")
     add("--test_data", metavar="LIST", help="the same for the test nets")
     add("--snapshot_prefix", metavar="PREFIX", help="instead of the solver file's")
+    add(
+        "--minloglevel",
+        type=cli.non_negative_int,
+        metavar="N",
+        help="least severity of the lines: 0 info, 1 warning, 2 error (default: GLOG_minloglevel, or 0)",
+    )
     add("--log", metavar="FILE", help="write the log lines here too (appended to with --snapshot)")
     add("--import", dest="modules", action="append", default=[], metavar="MODULE", help="that registers layer types")
     return result
@@ -94,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 when it is done or was stopped on request."""
     args = parser().parse_args(argv)
+    if args.minloglevel is not None:
+        log.set_level(args.minloglevel)
     import_modules(args.modules)
     gpus = [] if args.gpu is None else gpu.chosen(args.gpu)
     if len(gpus) > 1 and distributed.local_rank() is None:
@@ -121,12 +129,9 @@ def prepare(args: argparse.Namespace, seed: int, gpus: Sequence[int]) -> Solver:
     """The solver that the command line asks for, at the iteration where it is to go on."""
     path = find_solver(args.solver)
     param = read_solver(path)
-    if args.weights:
-        param.ClearField("weights")
-        param.weights.append(args.weights)
-    for weights in (part.strip() for entry in param.weights for part in entry.split(",")):
-        if weights and not os.path.isfile(weights):  # before hours are spent on building
-            raise WeightsError(f"{weights}: no such file")
+    for name in ("base_lr", "lr_policy", "max_iter"):
+        if not param.HasField(name) and getattr(args, name, None) is None:
+            raise SolverError(f"{path}: {name} is not set: training needs base_lr, lr_policy and max_iter")
     if param.random_seed < 0:  # drawn and printed, so that the run can be repeated
         param.random_seed = seed
     if args.snapshot_prefix:
@@ -140,6 +145,13 @@ def prepare(args: argparse.Namespace, seed: int, gpus: Sequence[int]) -> Solver:
         log.info(f"No snapshot {param.snapshot_prefix}_iter_N yet: starting at iteration 0", "caffe.cpp:235")
     if state and distributed.rank() == 0 and not os.path.isfile(state):
         raise WeightsError(f"{state}: no such file: --snapshot takes a .solverstate or .solverstate.h5")
+    if state or args.weights:  # they go before the file's own, which need not be there then
+        param.ClearField("weights")
+    if args.weights:
+        param.weights.append(args.weights)
+    for weights in (part.strip() for entry in param.weights for part in entry.split(",")):
+        if weights and not os.path.isfile(weights):  # before hours are spent on building
+            raise WeightsError(f"{weights}: no such file")
     device = choose_device(param, gpus)
     if args.precision == "bfloat16" and device.type == "cpu" and cpu.fast_bfloat16() is False:
         log.warning("--precision bfloat16 is expected to be slower than float32 on this CPU", "caffe.cpp:197")

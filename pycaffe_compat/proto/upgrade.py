@@ -291,22 +291,29 @@ _PARAM_FIELDS: dict[str, Callable[[Any, Any], None]] = {
 
 
 def _inputs_to_layer(source: NetSource) -> None:
-    """``input`` with ``input_shape`` or ``input_dim`` becomes one Input layer called "input", in front."""
+    """``input`` with ``input_shape`` or ``input_dim`` becomes one Input layer called "input", in front.
+
+    As in Caffe, sizes without an ``input`` mean nothing, nor does an ``input`` without sizes (old .caffemodel files
+    have such), nor do more sizes than there are inputs.
+    """
     param = source.param
     inputs, shapes, dims = list(param.input), list(param.input_shape), list(param.input_dim)
     if not (inputs or shapes or dims):
         return
+    if not inputs or not (shapes or dims):
+        for name in ("input", "input_shape", "input_dim"):
+            param.ClearField(name)
+        return
     prefix = f"{source.path}: " if source.path else ""
-    enough = len(shapes) in (1, len(inputs)) if shapes else len(dims) == 4 * len(inputs)
-    if not inputs or not enough:
+    if len(shapes) != 1 and len(shapes or dims) < len(inputs) * (1 if shapes else 4):
         given = f"{len(shapes)} `input_shape`" if shapes else f"{len(dims)} `input_dim`"
         raise NetError(f"{prefix}{len(inputs)} `input` but {given}: give each input an input_shape, or four input_dim")
     net = type(param)()
     layer = net.layer.add(name="input", type="Input", top=inputs)
     if shapes:
-        layer.input_param.shape.extend(shapes)
+        layer.input_param.shape.extend(shapes[: len(inputs)])
     else:
-        for start in range(0, len(dims), 4):
+        for start in range(0, 4 * len(inputs), 4):
             layer.input_param.shape.add(dim=dims[start : start + 4])
     net.layer.extend(param.layer)
     for name in ("input", "input_shape", "input_dim", "layer"):

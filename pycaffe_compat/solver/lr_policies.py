@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from .. import log
 from ..errors import SolverError
 from ..naming import unknown
 
@@ -44,8 +45,8 @@ def _inv(param: Any, iteration: int, step: int) -> float:
 
 
 def _poly(param: Any, iteration: int, step: int) -> float:
-    # Past the end (step() can be called for ever) Caffe's pow of a negative base gives NaN; 0 goes on
-    # harmlessly.
+    # Past the end (step() can be called for ever) the base is negative: Caffe's power of it is NaN, or for a whole
+    # exponent grows again, with either sign. 0 goes on harmlessly.
     left = max(0.0, 1 - iteration / param.max_iter)
     return float(param.base_lr * left**param.power)
 
@@ -83,7 +84,7 @@ class LearningRate:
 
     def __init__(self, param: Any, where: str = "solver") -> None:
         policy = param.lr_policy
-        if policy not in POLICIES:
+        if policy and policy not in POLICIES:
             raise SolverError(f"{where}: {unknown('lr_policy', policy, POLICIES)}")
         if policy in ("step", "exp", "inv", "multistep", "sigmoid") and param.gamma < 0:
             raise SolverError(f'{where}: gamma is {param.gamma:g}; lr_policy "{policy}" needs gamma >= 0')
@@ -97,18 +98,26 @@ class LearningRate:
         if policy in ("poly", "cosine") and param.max_iter <= 0:
             raise SolverError(f'{where}: lr_policy "{policy}" needs max_iter > 0')
         self.param = param
+        self.where = where
         self.current_step = 0
-        self._rate = POLICIES[policy]
 
     def __call__(self, iteration: int) -> float:
         """The rate of this iteration.
 
         As in Caffe, "multistep" takes at most one step a call: it is meant to be asked once an iteration.
+
+        Raises:
+            SolverError: the solver file has no lr_policy.
         """
         param = self.param
+        if not param.lr_policy:  # told when it is missed: a solver that only tests needs none
+            raise SolverError(f"{self.where}: lr_policy is not set: it is one of {', '.join(POLICIES)}")
         if param.lr_policy == "step":
             self.current_step = iteration // param.stepsize
         elif param.lr_policy == "multistep":
             if self.current_step < len(param.stepvalue) and iteration >= param.stepvalue[self.current_step]:
                 self.current_step += 1
-        return self._rate(param, iteration, self.current_step)
+                log.info(
+                    f"MultiStep Status: Iteration {iteration}, step = {self.current_step}", "sgd_solver.cpp:53"
+                )
+        return POLICIES[param.lr_policy](param, iteration, self.current_step)

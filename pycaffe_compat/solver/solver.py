@@ -20,15 +20,15 @@ import torch
 from google.protobuf.message import Message
 from torch import Tensor
 
-from .. import log, resources
+from .. import debug, log, resources
 from ..detection_scores import VERSIONS, average_precisions
 from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
 from ..graph import Graph, as_source, share_parameters
 from ..proto import caffe_pb2
 from ..proto.text import NetSource, format_message, read_net, read_solver
-from ..weights import read_weights, write_weights
-from . import debug, distributed, snapshot
+from ..weights import write_weights
+from . import distributed, snapshot
 from .lr_policies import LearningRate
 from .signals import Action
 from .update_rules import make_rule
@@ -60,7 +60,7 @@ class Solver:
     Args:
         param: path of a solver prototxt, or a SolverParameter (it is copied).
         path: the file that a given SolverParameter was read from: messages name it, nets are found beside it.
-        level, stages: added to the file's ``train_state``; the test nets do not see them, as in Caffe.
+        level, stages: put into the file's ``train_state``; the test nets do not see them, as in Caffe.
         precision: "float32", or "bfloat16" (autocast: weights, history and losses stay float32).
         device: where to train, e.g. "cpu" or "cuda:0".
         max_iter: instead of the file's.
@@ -90,7 +90,7 @@ class Solver:
         param: SolverLike,
         *,
         path: str = "",
-        level: int = 0,
+        level: int | None = None,
         stages: Sequence[str] = (),
         precision: str = "float32",
         device: str | torch.device = "cpu",
@@ -140,7 +140,7 @@ class Solver:
 
     # ----------------------------------------------------------------------------------------------- settings
 
-    def _settings(self, given: SolverLike, level: int, stages: Sequence[str], max_iter: int | None) -> Any:
+    def _settings(self, given: SolverLike, level: int | None, stages: Sequence[str], max_iter: int | None) -> Any:
         read = given if isinstance(given, Message) else read_solver(given)
         param: Any = type(read)()
         param.CopyFrom(read)
@@ -148,15 +148,10 @@ class Solver:
             param.max_iter = max_iter
         if self.type is not None:
             param.type = self.type
-        if level:
+        if level is not None:
             param.train_state.level = level
         if stages:
             param.train_state.stage.extend(stages)
-        for name in ("base_lr", "lr_policy", "max_iter"):
-            if not param.HasField(name):
-                raise SolverError(
-                    f"{self.where}: {name} is not set: a solver needs base_lr, lr_policy and max_iter"
-                )
         for name in ("max_iter", "display", "snapshot", "test_interval"):
             if getattr(param, name) < 0:
                 raise SolverError(f"{self.where}: {name} is {getattr(param, name)}; it must not be negative")
@@ -224,13 +219,13 @@ class Solver:
 
     def _build(self, source: NetSource, state: Any, phase: int) -> Graph:
         # Merged in Caffe's order: the phase by the net's use, then the net's own state, then the solver's.
-        if source.param.state.HasField("phase"):
-            phase = source.param.state.phase
-        if state.HasField("phase"):
-            phase = state.phase
-        if phase in self._sources:
-            source = _reading_from(source, self._sources[phase], phase)
-        graph = Graph(source, phase=phase, level=state.level, stages=[s for s in state.stage if s])
+        merged = type(source.param.state)(phase=phase)
+        for part in (source.param.state, state):
+            merged.MergeFromString(part.SerializeToString())  # the two may be of different dialects
+        source.param.state.CopyFrom(merged)
+        if merged.phase in self._sources:
+            source = _reading_from(source, self._sources[merged.phase], merged.phase)
+        graph = Graph(source)
         graph.to(self.device)
         if self.device.type == "cpu" and not any(node.views for node in graph.nodes):
             # PyTorch's convolutions are 1.3 to 2 times faster so; shapes and snapshots do not change. (A
@@ -250,7 +245,7 @@ class Solver:
         for entry in self.param.weights:
             for path in filter(None, (part.strip() for part in entry.split(","))):
                 log.info(f"Finetuning from {path}", "solver.cpp:72")
-                net.load_weights(read_weights(path), source=path)
+                net.copy_from(path)
 
     # ---------------------------------------------------------------------------------- training with other ranks
 
@@ -260,7 +255,7 @@ class Solver:
         if distributed.rank():
             seed = self.param.random_seed if self.param.random_seed >= 0 else torch.initial_seed()
             torch.manual_seed((seed + distributed.rank()) % 2**63)
-        self.callbacks.append((lambda: None, lambda: distributed.average(self._rule.gradients())))
+        self.callbacks.append((lambda: None, lambda: distributed.average(self._rule.diffs())))
         self._joined = False
 
     def join(self) -> None:
@@ -301,6 +296,7 @@ class Solver:
             self._probe()
         self._stopping = False
         if resume_file is not None:
+            log.info(f"Restoring previous solver status from {os.fspath(resume_file)}", "solver.cpp:296")
             self.restore(resume_file)
         self.join()
         start = self.iter
@@ -360,7 +356,6 @@ class Solver:
             self.apply_update()
             del outputs
             request = self._requested()
-            self.iter += 1
             if (param.snapshot and self.iter % param.snapshot == 0) or request is Action.SNAPSHOT:
                 self.snapshot()
             if request is Action.STOP:
@@ -399,11 +394,12 @@ class Solver:
             loss.backward()
 
     def apply_update(self) -> None:
-        """Turn the gradients into the update of this iteration and make it (without counting it)."""
+        """Turn the gradients into the update of this iteration, make it and count it."""
         self.last_lr = self._rate(self.iter)
         if self.param.display and self.iter % self.param.display == 0:
             log.info(f"Iteration {self.iter}, lr = {log.number(self.last_lr)}", "sgd_solver.cpp:112")
         self._rule.apply(self.last_lr, self.iter)
+        self.iter += 1
 
     def _autocast(self) -> Any:
         if self.precision == "float32":
@@ -478,9 +474,9 @@ class Solver:
         """
         graph, passes = self.test_graphs[index], self.param.test_iter[index]
         log.info(f"Iteration {self.iter}, Testing net (#{index})", "solver.cpp:347")
-        sums: dict[str, list[float]] = {}
+        sums: dict[str, Tensor] = {}  # in float32, as in Caffe, so that the last digit printed is the same
         tables: dict[str, list[Any]] = {}  # of detections, which are not averaged but ranked
-        total = 0.0
+        total = torch.zeros(())
         with (
             torch.no_grad(),
             debug.recorded(graph) if self.param.debug_info else nullcontext(),
@@ -495,18 +491,21 @@ class Solver:
                     continue
                 blobs, loss = self._forward(graph)
                 if self.param.test_compute_loss:
-                    total += float(loss)
+                    total += loss.detach().cpu()
                 for name in graph.outputs:
                     if self._detection:
                         tables.setdefault(name, []).append(self._scored(name, blobs[name]))
                         continue
-                    values = _values(blobs[name])
-                    sums[name] = (
-                        [a + b for a, b in zip(sums[name], values, strict=True)] if name in sums else values
-                    )
+                    values = blobs[name].detach().float().flatten().cpu()
+                    if name in sums and len(sums[name]) != len(values):
+                        raise SolverError(
+                            f'{self.where}: output "{name}" of test net #{index} has {len(values)} values, '
+                            f"{len(sums[name])} in the batch before: there is no mean of these"
+                        )
+                    sums[name] = sums[name] + values if name in sums else values.clone()
         if self.param.test_compute_loss and passes:
-            log.info(f"Test loss: {log.number(total / passes)}", "solver.cpp:401")
-        means = {name: [value / passes for value in values] for name, values in sums.items()}
+            log.info(f"Test loss: {log.number(float(total / passes))}", "solver.cpp:401")
+        means: dict[str, list[float]] = {name: (values / passes).tolist() for name, values in sums.items()}
         means |= {name: [self._mean_precision(np.concatenate(rows))] for name, rows in tables.items()}
         self._log_outputs("Test", graph, means, "solver.cpp:414")
         return means
@@ -607,10 +606,7 @@ class Solver:
     def _diffs(self) -> dict[str, list[np.ndarray]] | None:
         if not self.param.snapshot_diff:
             return None
-        return {
-            name: [_array(torch.zeros_like(blob) if blob.grad is None else blob.grad) for blob in blobs]
-            for name, blobs in self.graph.params.items()
-        }
+        return {name: [_diff(blob) for blob in blobs] for name, blobs in self.graph.params.items()}
 
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Continue from a .solverstate (or .solverstate.h5) and the weights that it names.
@@ -637,7 +633,7 @@ class Solver:
         weights = state.learned_net and snapshot.locate_weights(state.learned_net, path)
         self._check_resume(path, state.resume)
         if weights:
-            self.graph.load_weights(read_weights(weights), source=weights)
+            self.graph.copy_from(weights)
         log.info(f"{rule.name}Solver: restoring history", "sgd_solver.cpp:336")
         with torch.no_grad():
             for tensor, array in zip(rule.history, state.history, strict=True):
@@ -713,6 +709,11 @@ def _values(blob: Tensor) -> list[float]:
 
 def _array(tensor: Tensor) -> np.ndarray:
     return np.array(tensor.detach().float().cpu().numpy(), order="C")
+
+
+def _diff(blob: Tensor) -> np.ndarray:
+    owner = blob if blob._base is None else blob._base  # of a parameter that is shared under another shape
+    return _array(torch.zeros_like(blob) if owner.grad is None else owner.grad.view(blob.shape))
 
 
 # ------------------------------------------------------------------------------- what a resumed run needs too

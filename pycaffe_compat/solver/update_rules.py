@@ -72,10 +72,6 @@ class UpdateRule:
     def __init__(self, param: Any, learnable: Sequence[Learnable], where: str = "solver") -> None:
         self.param = param
         self.where = where
-        if param.regularization_type not in ("L1", "L2"):
-            raise SolverError(
-                f"{where}: {unknown('regularization_type', param.regularization_type, ('L1', 'L2'))}"
-            )
         if param.iter_size < 1:
             raise SolverError(f"{where}: iter_size is {param.iter_size}; it must be at least 1")
         self.check()
@@ -86,11 +82,16 @@ class UpdateRule:
         moving = [i for i, entry in enumerate(learnable) if entry.lr_mult != 0]
         self.parameters: list[torch.nn.Parameter] = [everything[i] for i in moving]
         """those that are updated: lr_mult is not 0"""
+        self._frozen = [p for p, entry in zip(everything, learnable, strict=True) if entry.lr_mult == 0]
         self._data: list[Tensor] = [p.data for p in self.parameters]
         self._lr_mults = [learnable[i].lr_mult for i in moving]
         self._one_rate = len(set(self._lr_mults)) == 1
         decays = [param.weight_decay * learnable[i].decay_mult for i in moving]
         self._decayed = [(j, decay) for j, decay in enumerate(decays) if decay != 0]
+        if self._decayed and param.regularization_type not in ("L1", "L2"):
+            raise SolverError(
+                f"{where}: {unknown('regularization_type', param.regularization_type, ('L1', 'L2'))}"
+            )
         count = len(everything)
         self._slots = [[self.history[slot * count + i] for i in moving] for slot in range(self.slots)]
 
@@ -106,10 +107,12 @@ class UpdateRule:
     @torch.no_grad()
     def apply(self, rate: float, iteration: int) -> None:
         """Turn the gradients (summed over iter_size passes) into the update of this iteration and make it."""
+        self._clip(self.diffs())
+        for diff in self._frozen_diffs():
+            diff.zero_()
         if not self.parameters:
             return
         grads = self.gradients()
-        self._clip(grads)
         if self.param.iter_size > 1:
             torch._foreach_mul_(grads, 1 / self.param.iter_size)
         self._regularise(grads)
@@ -141,11 +144,19 @@ class UpdateRule:
             self._data[i] = parameter.data
         return grads
 
+    def _frozen_diffs(self) -> list[Tensor]:
+        """The gradients that there are (``force_backward``) of parameters with lr_mult 0: their update is 0."""
+        return [p.grad for p in self._frozen if p.grad is not None]
+
+    def diffs(self) -> list[Tensor]:
+        """All gradients: what is clipped, and averaged over ranks."""
+        return self.gradients() + self._frozen_diffs()
+
     def _clip(self, grads: list[Tensor]) -> None:
         """Scale to a global L2 norm of at most clip_gradients; the norm is that of the sum over iter_size,
         before decay. Only a negative limit switches this off: 0 clips everything to zero."""
         limit = self.param.clip_gradients
-        if limit < 0:
+        if limit < 0 or not grads:
             return
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
         if norm > limit:

@@ -144,10 +144,8 @@ def test_a_blob_written_again_is_padded_no_longer() -> None:
         ('\nlayers { layer { name: "x" type: "convolution" } }', 'n.prototxt:2: layer "x" (convolution): unknown layer type of 2013'),
         (PADDED + 'layers { layer { name: "r" type: "relu" } bottom: "b" }', "n.prototxt:5: layer \"r\" (relu): only conv and pool can read the padding layer's 'b'"),
         ('layers { layer { name: "p" type: "padding" } bottom: "a" }', 'n.prototxt:1: layer "p" (padding): a padding layer has one bottom and one top'),
-        ('input: "a"', "1 `input` but 0 `input_dim`"),
         ('input: "a" input_dim: 3', "1 `input` but 1 `input_dim`"),
-        ('input: "a" input_shape { } input_shape { }', "1 `input` but 2 `input_shape`"),
-        ("input_dim: 1", "0 `input` but 1 `input_dim`"),
+        ('input: "a" input: "b" input: "c" input_shape { } input_shape { }', "3 `input` but 2 `input_shape`"),
     ],
 )
 def test_old_nets_that_are_refused(text: str, message: str) -> None:
@@ -182,6 +180,23 @@ def test_inputs_become_an_input_layer() -> None:
 def test_input_shapes_win_over_dims_and_one_may_serve_all() -> None:
     net = parse_net('input: "a" input: "b" input_shape { dim: 9 dim: 8 } input_dim: 1').param
     assert [list(shape.dim) for shape in net.layer[0].input_param.shape] == [[9, 8]]
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes"),
+    [
+        ('input: "a"', []),
+        ("input_dim: 1", []),
+        ("input_shape { dim: 1 }", []),
+        ('input: "a" input_dim: 1 input_dim: 2 input_dim: 3 input_dim: 4 input_dim: 5', [[1, 2, 3, 4]]),
+        ('input: "a" input_shape { dim: 1 } input_shape { dim: 2 }', [[1]]),
+    ],
+)
+def test_inputs_without_sizes_and_sizes_without_inputs_mean_nothing(text: str, shapes: list[list[int]]) -> None:
+    net = parse_net(text + ' layer { name: "r" type: "Python" top: "a" }').param
+    assert [list(shape.dim) for layer in net.layer for shape in layer.input_param.shape] == shapes
+    assert [layer.type for layer in net.layer] == (["Input"] if shapes else []) + ["Python"]
+    assert not (net.input or net.input_dim or net.input_shape)
 
 
 @pytest.mark.parametrize("stem", ["v0_binary_d", "v1_binary_d"])

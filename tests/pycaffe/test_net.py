@@ -327,6 +327,77 @@ def test_shared_parameters_are_the_same_memory(small: caffe.Net, write_net: Writ
     assert np.shares_memory(other.params["conv"][0].data, small.params["conv"][0].data)
 
 
+def test_shared_parameters_have_diffs_of_their_own(small: caffe.Net, write_net: WriteNet) -> None:
+    other = caffe.Net(write_net("force_backward: true\n" + SMALL), caffe.TEST)
+    other.share_with(small)
+    small.forward()
+    small.backward()
+    diff = small.params["conv"][0].diff
+    before = diff.copy()
+    assert before.any() and not other.params["conv"][0].diff.any()
+    other.clear_param_diffs()
+    np.testing.assert_array_equal(diff, before)
+
+
+def test_shared_parameters_under_another_shape_stay_the_same_memory(write_net: WriteNet) -> None:
+    conv = 'layer {{ name: "{0}" type: "Convolution" bottom: "data" top: "{0}" param {{ name: "w" share_mode: PERMISSIVE }} '
+    conv += 'convolution_param {{ num_output: 2 bias_term: false {1} weight_filler {{ type: "gaussian" }} }} }}\n'
+    text = data("in", "data") + conv.format("p", "kernel_h: 1 kernel_w: 4") + conv.format("q", "kernel_size: 2")
+    one, other = (caffe.Net(write_net(text), caffe.TEST) for _ in range(2))
+    other.share_with(one)
+    one.params["q"][0].data[...] = 2
+    assert (other.params["p"][0].data == 2).all()
+    other.blobs["data"].data[...] = 1
+    assert (other.forward()["q"] == 8).all()
+
+
+def test_a_batch_norm_without_param_counts_as_one_that_learns(write_net: WriteNet) -> None:
+    text = data("in", "data") + """
+        layer { name: "bn" type: "BatchNorm" bottom: "data" top: "bn" %s }
+        layer { name: "ip" type: "InnerProduct" bottom: "bn" top: "ip"
+          inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+        layer { name: "sum" type: "Reduction" bottom: "ip" top: "sum" loss_weight: 1 }"""
+    for specs, there in (("", True), ("param { lr_mult: 0 } " * 3, False)):
+        net = caffe.Net(write_net(text % specs), caffe.TRAIN)
+        net.forward()
+        net.backward()
+        assert net.blobs["bn"].diff.any() == there
+
+
+def test_debug_info_of_a_net_file(write_net: WriteNet, capsys: pytest.CaptureFixture[str]) -> None:
+    named = SMALL.replace('top: "conv"\n', 'top: "conv" param { name: "w" }\n', 1)
+    net = caffe.Net(write_net("debug_info: true\n" + named), caffe.TRAIN)
+    net.params["conv"][0].data[...] = 0.5
+    net.blobs["data"].data[...] = 2
+    capsys.readouterr()
+    net.forward(end="conv")
+    net.forward()
+    net.backward(end="b")
+
+    def told() -> list[str]:
+        return [line.split("]     ")[1] for line in capsys.readouterr().err.splitlines()]
+
+    forward = [
+        "[Forward] Layer in, top blob data data: 2",
+        "[Forward] Layer conv, top blob conv data: 9",
+        "[Forward] Layer conv, param blob w data: 0.5",
+        "[Forward] Layer conv, param blob 1 data: 0",
+        "[Forward] Layer sig, top blob conv data: 0.999877",
+    ]
+    lines = told()
+    assert lines[:4] == forward[:4] and lines[4:9] == forward
+    assert lines[-3:] == [
+        "[Backward] Layer sum, bottom blob a diff: 3",
+        "[Backward] Layer sum, bottom blob b diff: 3",
+        "[Backward] Layer b, bottom blob conv_sig_0_split_1 diff: 6",
+    ]
+    net.backward()
+    assert [line.split(" diff")[0] for line in told()[-2:]] == [
+        "[Backward] Layer conv, param blob 0",
+        "[Backward] Layer conv, param blob 1",
+    ]
+
+
 def test_a_parameter_that_is_shared_under_another_shape(write_net: WriteNet) -> None:
     def conv(name: str, kernel: str) -> str:
         shared = 'param { name: "w" share_mode: PERMISSIVE }'

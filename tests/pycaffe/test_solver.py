@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,24 @@ def test_apply_update(solver: caffe.Solver) -> None:
     solver.apply_update()
     np.testing.assert_allclose(weight.data, -0.01, atol=1e-7)
     np.testing.assert_allclose(weight.diff, 0.01, atol=1e-7)
+    assert solver.iter == 1
+
+
+def test_an_iteration_by_hand_is_a_step(regression: caffe.Solver) -> None:
+    Path("exp.prototxt").write_text(SOLVER.replace('"inv" gamma: 0.0001 power: 0.75', '"exp" gamma: 0.5'))
+    by_hand, stepped = caffe.get_solver("exp.prototxt"), caffe.get_solver("exp.prototxt")
+    for solver in (by_hand, stepped):
+        fill(solver.net)
+        fill(solver.test_nets[0])
+    stepped.step(3)
+    for _ in range(3):
+        by_hand.net.clear_param_diffs()
+        by_hand.net.forward()
+        by_hand.net.backward()
+        by_hand.apply_update()
+    assert (by_hand.iter, by_hand.last_lr) == (stepped.iter, stepped.last_lr) == (3, stepped.base_lr / 4)
+    for mine, theirs in zip(by_hand.net.params["conv"], stepped.net.params["conv"], strict=True):
+        np.testing.assert_array_equal(mine.data, theirs.data)
 
 
 def test_net_memory(solver: caffe.Solver) -> None:
@@ -149,6 +168,21 @@ def test_test_nets_use_the_training_nets_parameters(regression: caffe.Solver) ->
             assert np.shares_memory(mine.data, theirs.data)
     assert test_net.forward()["loss"] == pytest.approx(regression.net.forward()["loss"], rel=1e-5)
     test_net.share_with(regression.net)  # as scripts say, to no effect
+
+
+def test_a_loss_is_what_its_layer_computed(regression: caffe.Solver, capsys: pytest.CaptureFixture[str]) -> None:
+    scale = 'layer { name: "scale" type: "Power" bottom: "loss" top: "loss" power_param { scale: 10 } }'
+    Path("net.prototxt").write_text("debug_info: true " + REGRESSION + scale)
+    solver = caffe.get_solver(write_solver())
+    fill(solver.net)
+    capsys.readouterr()
+    solver.test_nets.clear()
+    solver.param.test_interval = 0
+    solver.step(1)
+    text = capsys.readouterr().err
+    shown = re.findall(r"Iteration 0 \(.*loss = (\S+)|net output #0: loss = (\S+)", text)
+    assert float(shown[1][1]) == pytest.approx(10 * float(shown[0][0]), rel=1e-4)
+    assert "[Forward]" not in text  # the solver file's debug_info counts
 
 
 def test_share_weights_and_callbacks(regression: caffe.Solver) -> None:

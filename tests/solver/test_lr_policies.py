@@ -44,10 +44,12 @@ def test_rates(policy: str) -> None:
     assert rates(len(expected), lr_policy=policy, **fields) == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
-def test_multistep_takes_one_step_a_call_and_resumes_from_its_count() -> None:
+def test_multistep_takes_one_step_a_call_and_resumes_from_its_count(capsys: pytest.CaptureFixture[str]) -> None:
     param = caffe_pb2.SolverParameter(base_lr=1, lr_policy="multistep", gamma=0.5, stepvalue=[5, 5, 5])
     rate = LearningRate(param)
-    assert [rate(10), rate(10), rate(10), rate(10)] == [0.5, 0.25, 0.125, 0.125]
+    assert [rate(10), rate(11), rate(12), rate(13)] == [0.5, 0.25, 0.125, 0.125]
+    told = [line.split("] ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert told == [f"MultiStep Status: Iteration {9 + step}, step = {step}" for step in (1, 2, 3)]
     resumed = LearningRate(param)
     resumed.current_step = 2
     assert resumed(3) == 0.25
@@ -66,6 +68,12 @@ def test_rates_of_the_original(golden: Path) -> None:
     for name, run in runs.items():
         rate = LearningRate(read_solver(golden / "solvers" / f"{name}_solver.prototxt"))
         assert [rate(i) for i in range(20)] == pytest.approx(run["lr"], rel=1e-5), name
+
+
+def test_a_policy_is_missed_when_a_rate_is_asked_for() -> None:
+    rate = LearningRate(caffe_pb2.SolverParameter(base_lr=1), "x.prototxt")
+    with pytest.raises(SolverError, match="x.prototxt: lr_policy is not set: it is one of fixed, step"):
+        rate(0)
 
 
 @pytest.mark.parametrize(

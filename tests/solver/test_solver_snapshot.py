@@ -398,7 +398,7 @@ def test_a_prefix_that_cannot_be_written_is_found_before_training(
 
 @pytest.mark.parametrize("snapshot_format", ["BINARYPROTO", "HDF5"])
 def test_shared_parameters_resume_and_reach_the_test_net(
-    snapshot_format: str, solver_file: SolverFile, workdir: Path
+    snapshot_format: str, solver_file: SolverFile, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # conv0 and conv1 share all of theirs; conv2's weight is conv3's in another shape
     data = (workdir / "net.prototxt").read_text().split('layer {\n  name: "conv1"')[0]
@@ -427,6 +427,23 @@ def test_shared_parameters_resume_and_reach_the_test_net(
         assert [b.data_ptr() for b in blobs] == [b.data_ptr() for b in test_net.params[name]]
     Solver(path, max_iter=4).solve()
     second = Solver(path)
-    second.solve("out/s_iter_4.solverstate" + (".h5" if snapshot_format == "HDF5" else ""))
+    state = "out/s_iter_4.solverstate" + (".h5" if snapshot_format == "HDF5" else "")
+    capsys.readouterr()
+    second.solve(state)
+    assert f"] Restoring previous solver status from {state}" in capsys.readouterr().err
     same(second, whole)
     assert second.test() == whole.test()
+    # A sharer's diff is its owner's, in HDF5 too, where its data are with the owner only.
+    second.param.snapshot_diff = True
+    second.snapshot()
+    path = f"out/s_iter_8.caffemodel{'.h5' if snapshot_format == 'HDF5' else ''}"
+    if snapshot_format == "HDF5":
+        with h5py.File(path) as file:
+            diffs = [np.ravel(file[f"diff/conv{i}/0"]) for i in range(4)]
+            assert "data/conv1/0" not in file
+    else:
+        layers = caffe_pb2.NetParameter.FromString(Path(path).read_bytes()).layer
+        diffs = [np.array(layer.blobs[0].diff, np.float32) for layer in layers if layer.name.startswith("conv")]
+    for i in (0, 2):
+        assert diffs[i].any()
+        np.testing.assert_array_equal(diffs[i], diffs[i + 1])

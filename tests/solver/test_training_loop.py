@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pycaffe_compat.errors import NetError, PrototxtError, SolverError, WeightsError
+from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_solver
 from pycaffe_compat.solver import Action, Solver
 from pycaffe_compat.weights import read_weights, write_weights
@@ -217,6 +218,18 @@ def test_test_results_are_means_over_its_batches(solver_file: SolverFile) -> Non
     assert many == pytest.approx(np.mean([single.test()["loss"][0] for _ in range(5)]), rel=1e-6)
 
 
+def test_test_outputs_are_added_up_in_float32(solver_file: SolverFile, capsys: pytest.CaptureFixture[str]) -> None:
+    solver = Solver(solver_file(test_iter=3, test_interval=4, test_compute_loss="true"))
+    values = iter([1e8, 1, 1])  # in float32 the ones are lost
+    solver._forward = lambda graph: ({"loss": (x := torch.tensor(next(values)))}, x)  # type: ignore[method-assign]
+    assert solver.test()["loss"] == [float(np.float32(1e8) / np.float32(3))]
+    assert "Test loss: 3.33333e+07" in capsys.readouterr().err
+    shapes = iter([(1,), (2,), (1,)])
+    solver._forward = lambda graph: ({"loss": torch.ones(next(shapes))}, torch.ones(()))  # type: ignore[method-assign]
+    with pytest.raises(SolverError, match='output "loss" of test net #0 has 2 values, 1 in the batch before'):
+        solver.test()
+
+
 def test_train_net_and_test_net_without_a_net_of_both(solver_file: SolverFile, workdir: Path) -> None:
     (workdir / "other.prototxt").write_text((workdir / "net.prototxt").read_text())
     fields = {"net": None, "train_net": '"net.prototxt"', "test_net": '"other.prototxt"', "test_iter": 2, "test_interval": 4}
@@ -252,11 +265,39 @@ def test_level_and_stages_reach_the_training_net_only(solver_file: SolverFile, w
     assert not {"staged", "levelled"} & {node.name for node in solver.test_graphs[0].nodes}
 
 
+def test_the_nets_own_state_goes_before_the_solvers_defaults(solver_file: SolverFile, workdir: Path) -> None:
+    rule = 'layer {{ name: "level{0}" type: "Silence" bottom: "conv2" include {{ min_level: {0} stage: "own" }} }}\n'
+    text = (workdir / "net.prototxt").read_text() + "".join(map(rule.format, range(1, 5)))
+    (workdir / "net.prototxt").write_text('state { level: 2 stage: "own" }' + text)
+
+    def levels(*texts: str, **options: Any) -> list[int]:
+        solver = Solver(solver_file(test_iter=1, test_interval=1, text="\n".join(texts)), **options)
+        return [
+            max((int(node.name[5:]) for node in graph.nodes if node.name.startswith("level")), default=0)
+            for graph in (solver.graph, *solver.test_graphs)
+        ]
+
+    assert levels() == [2, 2]
+    assert levels("train_state { level: 3 }", 'test_state { stage: "more" }') == [3, 2]
+    assert levels("train_state { level: 3 }", "test_state { level: 4 }") == [3, 4]
+    assert levels("train_state { level: 3 }", level=0) == [0, 2]  # what a command line always gives
+
+
+def test_what_only_solve_needs_may_be_missing(solver_file: SolverFile) -> None:
+    solver = Solver(solver_file(base_lr=None, max_iter=None, weight_decay=None, momentum=None))
+    before = weights_of(solver)
+    solver.step(2)
+    assert solver.iter == 2 and solver.last_lr == 0
+    np.testing.assert_array_equal(weights_of(solver), before)
+    Solver(solver_file(lr_policy=None, test_iter=1, test_interval=1)).test_all()
+
+
 def test_weights_field_is_a_list_and_matches_by_name(solver_file: SolverFile, workdir: Path) -> None:
     first = Solver(solver_file("first.prototxt"))
     blobs = first.graph.weights()
-    write_weights("a.caffemodel", first.graph.param, {"conv1": [b * 0 + 1 for b in blobs["conv1"]]})
-    write_weights("b.caffemodel.h5", first.graph.param, {"conv2": [b * 0 + 2 for b in blobs["conv2"]]})
+    for path, name, value in (("a.caffemodel", "conv1", 1), ("b.caffemodel.h5", "conv2", 2)):
+        part = caffe_pb2.NetParameter(layer=[layer for layer in first.graph.param.layer if layer.name == name])
+        write_weights(path, part, {name: [np.full_like(b, value) for b in blobs[name]]})
     solver = Solver(solver_file(weights='"a.caffemodel, b.caffemodel.h5"', test_iter=1, test_interval=1))
     for net in (solver.graph, *solver.test_graphs):
         assert all((b == 1).all() for b in net.weights()["conv1"])
@@ -363,13 +404,7 @@ def test_a_snapshot_is_never_made_of_numbers_that_are_none(solver_file: SolverFi
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        (
-            {"base_lr": None},
-            SolverError,
-            "bad.prototxt: base_lr is not set: a solver needs base_lr, lr_policy and max_iter",
-        ),
-        ({"lr_policy": None}, SolverError, "bad.prototxt: lr_policy is not set"),
-        ({"max_iter": None}, SolverError, "bad.prototxt: max_iter is not set"),
+        ({"max_iter": None, "lr_policy": '"poly"'}, SolverError, 'bad.prototxt: lr_policy "poly" needs max_iter > 0'),
         ({"net": None}, SolverError, "bad.prototxt: no net is set: set `net`; it says what to train"),
         (
             {"train_net": '"net.prototxt"'},

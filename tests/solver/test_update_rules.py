@@ -127,6 +127,17 @@ def test_clipping_at_zero_leaves_only_the_decay() -> None:
     assert parameter.tolist() == [3, 3]
 
 
+def test_clipping_counts_the_gradients_of_what_does_not_learn() -> None:
+    frozen, moving = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    param = caffe_pb2.SolverParameter(type="SGD", clip_gradients=1)
+    made = make_rule(param, [Entry(frozen, lr_mult=0.0), Entry(moving)])
+    frozen.grad, moving.grad = torch.tensor([3.0]), torch.tensor([4.0])  # of norm 5; force_backward computes the first
+    shown = frozen.grad
+    made.apply(1, 0)
+    assert moving.item() == pytest.approx(-0.8)
+    assert frozen.item() == 0 and frozen.grad is shown and shown.item() == 0  # the update that it got
+
+
 def test_clear_drops_gradients_that_nothing_updates_too() -> None:
     frozen = torch.nn.Parameter(torch.ones(2))  # force_backward computes them
     made = make_rule(settings("SGD"), [Entry(frozen, lr_mult=0.0)])
@@ -160,12 +171,17 @@ def test_it_follows_a_module_that_is_moved_to_another_memory_format() -> None:
         ({"type": "Adam", "momentum": 1}, "s: momentum is 1; Adam needs it in [0, 1)"),
         ({"type": "SGD", "iter_size": 0}, "s: iter_size is 0; it must be at least 1"),
         (
-            {"type": "SGD", "regularization_type": "l1"},
+            {"type": "SGD", "regularization_type": "l1", "weight_decay": 1},
             's: unknown regularization_type "l1"; did you mean "L1"? (known: L1, L2)',
         ),
     ],
 )
 def test_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SolverError) as caught:
-        make_rule(caffe_pb2.SolverParameter(**fields), [], "s")
+        make_rule(caffe_pb2.SolverParameter(**fields), [Entry(torch.nn.Parameter(torch.ones(1)))], "s")
     assert str(caught.value) == message
+
+
+def test_the_kind_of_regularisation_does_not_matter_where_there_is_none() -> None:
+    param = caffe_pb2.SolverParameter(type="SGD", regularization_type="none")
+    make_rule(param, [Entry(torch.nn.Parameter(torch.ones(1)))])

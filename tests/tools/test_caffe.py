@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 import torch
 
-from pycaffe_compat import cli
+from pycaffe_compat import cli, log
 from pycaffe_compat.graph import TEST, Graph
 from pycaffe_compat.io import Transformer
 from pycaffe_compat.layers import REGISTRY
@@ -133,6 +133,31 @@ def test_flags_in_every_spelling_of_gflags(arguments: str, run: Run) -> None:
     mean = np.mean([float(text.split(" = ")[1]) for text in texts[2:4]])
     assert float(texts[4].removeprefix("Loss: ")) == pytest.approx(mean / 2, rel=1e-5)
     assert re.fullmatch(r"caffe\.cpp:321\] loss = \S+ \(\* 0\.5 = \S+ loss\)", lines[5])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "test -model net.prototxt -weights net.caffemodel -iterations 1 -phase TEST -solver=s -logtostderr",
+        "-v 1 -noalsologtostderr test -model net.prototxt -weights net.caffemodel -iterations 1 -log_dir /nowhere",
+        "-log_dir=/nowhere time -model net.prototxt -weights w -iterations 1 -logtostderr=1 --v=2 -snapshot s",
+        "train -solver solver.prototxt -iterations 9 -model m -phase TRAIN -alsologtostderr=false",
+        "-model m device_query -stderrthreshold 1 -iterations 3",
+    ],
+)
+def test_every_flag_of_caffe_and_glog_goes_with_every_command(
+    arguments: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_level", None)
+    assert "caffe.cpp" in run(*arguments.split()).err
+    done = run("-minloglevel", "2", *arguments.split())
+    assert done.returncode != 2 and "caffe.cpp" not in done.err  # 1: there is no GPU to be told of
+    assert done.returncode == 0 or "device_query" in arguments, done.err
+
+
+def test_minloglevel_is_a_number(run: Run) -> None:
+    done = run("test", "-model", "net.prototxt", "-weights", "net.caffemodel", "-minloglevel", "info")
+    assert done.returncode == 2 and "'info' is not a whole number" in done.err
 
 
 def test_stages_and_levels_reach_the_nets_of_test_and_time(run: Run, place: Path) -> None:

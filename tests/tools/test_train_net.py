@@ -182,6 +182,27 @@ def test_flags_reach_the_solver(run: Run, place: Path) -> None:
     assert "Finetuning from out/s_iter_2.caffemodel" in done.stderr
     assert "Setting up extra (Silence)" in done.stderr
     assert re.search(r'train_state \{\s+level: 2\s+stage: "a"\s+stage: "b"\s+\}', done.stderr)
+    (place / "solver.prototxt").write_text(SOLVER + 'train_state { level: 2 stage: "b" }')
+    done = run("--solver", "solver.prototxt", "--max_iter", "1")
+    assert "Setting up loss" in done.stderr and "Setting up extra" not in done.stderr  # level 0 goes before the file's
+
+
+def test_what_training_needs_is_asked_for(run: Run, place: Path) -> None:
+    for name in ("base_lr", "lr_policy", "max_iter"):
+        (place / "solver.prototxt").write_text("\n".join(x for x in SOLVER.split("\n") if not x.startswith(name)))
+        done = run("--solver", "solver.prototxt")
+        assert done.returncode == 1
+        assert f"error: solver.prototxt: {name} is not set: training needs base_lr, lr_policy and max_iter" in done.stderr
+    assert run("--solver", "solver.prototxt", "--max_iter", "1").returncode == 0
+
+
+def test_a_snapshot_goes_before_the_files_weights(run: Run, place: Path) -> None:
+    assert run("--solver", "solver.prototxt", "--max_iter", "2").returncode == 0
+    (place / "solver.prototxt").write_text(SOLVER + 'weights: "gone.caffemodel"')
+    assert "error: gone.caffemodel: no such file" in run("--solver", "solver.prototxt").stderr
+    done = run("--solver", "solver.prototxt", "--max_iter", "3", "--snapshot", "out/s_iter_2.solverstate")
+    assert done.returncode == 0, done.stderr
+    assert "Finetuning" not in done.stderr
 
 
 def test_other_databases_and_another_prefix(run: Run, place: Path) -> None:

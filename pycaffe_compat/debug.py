@@ -3,25 +3,48 @@
     [Forward] Layer conv1, top blob conv1 data: 0.332735
     [Backward] Layer conv1, param blob 0 diff: 0.0885567
 
-Each number is the mean of the absolute values. This path is slow (it copies every bottom) and is only taken
-in the iterations that are displayed.
+Each number is the mean of the absolute values. A training prints them in the iterations that are displayed
+(:func:`recorded`, which is slow: it copies every bottom), a Net whose file says debug_info at each pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import log
-from ..graph import Graph, Node
+from . import log
+from .graph import Graph, Node
+from .layers.base import as_tuple
 
 
 def _mean(tensor: Tensor | None) -> str:
     return log.number(
         0.0 if tensor is None or not tensor.numel() else tensor.detach().float().abs().mean().item()
     )
+
+
+def log_forward(node: Node, tops: Sequence[Tensor]) -> None:
+    """Print a layer's forward lines."""
+    for name, top in zip(node.tops, tops, strict=True):
+        log.info(f"    [Forward] Layer {node.name}, top blob {name} data: {_mean(top)}", "net.cpp:593")
+    for name, blob in zip(node.param_names, node.layer.blobs, strict=True):
+        log.info(f"    [Forward] Layer {node.name}, param blob {name} data: {_mean(blob)}", "net.cpp:605")
+
+
+def log_backward(node: Node, bottom_diffs: Sequence[Tensor]) -> None:
+    """Print a layer's backward lines: call it when the gradients are there."""
+    _log_backward(node, [_mean(diff) for diff in bottom_diffs])
+
+
+def _log_backward(node: Node, bottom_diffs: Sequence[str]) -> None:
+    for bottom, down, value in zip(node.bottoms, node.propagate_down, bottom_diffs, strict=True):
+        if down:
+            log.info(f"    [Backward] Layer {node.name}, bottom blob {bottom} diff: {value}", "net.cpp:621")
+    for i, blob in enumerate(node.layer.blobs):
+        if blob.requires_grad and blob.is_leaf:
+            log.info(f"    [Backward] Layer {node.name}, param blob {i} diff: {_mean(blob.grad)}", "net.cpp:632")
 
 
 class Recorder:
@@ -34,20 +57,8 @@ class Recorder:
     def log_backward(self) -> None:
         """Print the backward lines; call it when the gradients are there."""
         for node in reversed(self.graph.nodes):
-            if not node.need_backward:
-                continue
-            for i, bottom in enumerate(node.bottoms):
-                if node.propagate_down[i]:
-                    value = self.bottom_diffs.get((node.name, i), "0")
-                    log.info(
-                        f"    [Backward] Layer {node.name}, bottom blob {bottom} diff: {value}", "net.cpp:621"
-                    )
-            for i, blob in enumerate(node.layer.blobs):
-                if blob.requires_grad and blob.is_leaf:
-                    log.info(
-                        f"    [Backward] Layer {node.name}, param blob {i} diff: {_mean(blob.grad)}",
-                        "net.cpp:632",
-                    )
+            if node.need_backward:
+                _log_backward(node, [self.bottom_diffs.get((node.name, i), "0") for i in range(len(node.bottoms))])
         learnable = [entry.parameter for entry in self.graph.learnable]
         data = [p.detach() for p in learnable]
         diffs = [p.grad for p in learnable if p.grad is not None]
@@ -102,9 +113,6 @@ def _keep(recorder: Recorder, key: tuple[str, int]) -> Any:
 
 def _after(node: Node) -> Any:
     def hook(module: torch.nn.Module, bottoms: tuple[Tensor, ...], tops: Tensor | tuple[Tensor, ...]) -> None:
-        for name, top in zip(node.tops, (tops,) if isinstance(tops, Tensor) else tops, strict=True):
-            log.info(f"    [Forward] Layer {node.name}, top blob {name} data: {_mean(top)}", "net.cpp:593")
-        for i, blob in enumerate(node.layer.blobs):
-            log.info(f"    [Forward] Layer {node.name}, param blob {i} data: {_mean(blob)}", "net.cpp:605")
+        log_forward(node, as_tuple(tops))
 
     return hook
