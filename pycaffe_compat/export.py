@@ -9,15 +9,17 @@ PyTorch's own exporter writes the model; ONNX Runtime is the judge.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -27,11 +29,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from .errors import NetError
+from .errors import CaffeError, NetError
 from .files import atomic_write
 from .graph import TEST, Graph
 from .layers.base import shape_text
+from .layers.recurrent import Recurrent
+from .memory import shown_bytes
 from .version import __version__
+
+MOST_BYTES = 2**31 - 2**20
+"""Of weights in one ONNX file: a protobuf message ends at 2 GiB, and the nodes take some of it."""
+PROVED = ((1, 0, 0), (3, 7, 2), (2, 4, 31))
+"""Batches, and what is added to height and width, that an export is proved with beside the net's own sizes."""
 
 
 class Preprocessing(nn.Module):
@@ -78,13 +87,18 @@ class Preprocessing(nn.Module):
 class Deployed(nn.Module):
     """A graph with its input blobs as arguments and its output blobs as a tuple, in their own order.
 
+    An input blob that no layer reads is no output. One that layers in place have changed is, as ``blob_out``: an ONNX
+    file cannot call an input and an output the same.
+
     Args:
         preprocessing: done to the first input blob.
     """
 
     def __init__(self, graph: Graph, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
-        if not graph.inputs or not graph.outputs:
+        computed = {top for node in graph.nodes if node.type != "Input" for top in node.tops}
+        self.output_blobs = [name for name in graph.outputs if name in computed]
+        if not graph.inputs or not self.output_blobs:
             raise NetError(
                 f'{graph.path or "net"}: net "{graph.name}" has no {"output" if graph.inputs else "Input layer"} '
                 "in this state: choose its deployment phase and stage"
@@ -94,7 +108,9 @@ class Deployed(nn.Module):
         self.net = graph
         self.preprocessing = preprocessing
         self.input_names = list(graph.inputs)
-        self.output_names = list(graph.outputs)
+        self.output_names = [
+            _fresh(f"{name}_out", graph.shapes) if name in graph.inputs else name for name in self.output_blobs
+        ]
 
     def prepared(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The inputs as the net itself takes them."""
@@ -104,39 +120,42 @@ class Deployed(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = self.net(*self.prepared(inputs))
-        return tuple(outputs[name] for name in self.output_names)
+        return tuple(outputs[name] for name in self.output_blobs)
 
 
 class EveryLayer(Deployed):
     """The same with every layer's tops as outputs, in front of the net's own: what a proof looks at.
 
-    They are called ``layer/top``. Left out are tops that are a bottom handed on (Split, Dropout in TEST), of which ONNX
-    has no value of its own, and tops that are outputs already.
+    They are called ``layer/top`` (with ``_`` behind it where that is a name already). Left out are tops that are a
+    bottom handed on (Split, Dropout in TEST), of which ONNX has no value of its own, and tops that are outputs already.
     """
 
     def __init__(self, graph: Graph, preprocessing: Preprocessing | None = None) -> None:
         super().__init__(graph, preprocessing)
         self.own_outputs = self.output_names
         last = {top: node for node in graph.nodes for top in node.tops}
-        self.probes: list[tuple[str, str]] = []
-        for node in graph.nodes:
+        # By the layer's place: two layers of one name may work in place on one blob.
+        self.probes: dict[tuple[int, str], str] = {}
+        taken = {*self.input_names, *self.own_outputs}
+        for place, node in enumerate(graph.nodes):
             if node.type in ("Input", "Split") or (node.type == "Dropout" and graph.phase == TEST):
                 continue
             for top in node.tops:
                 if not (top in graph.outputs and last[top] is node):
-                    self.probes.append((node.name, top))
-        self.output_names = [f"{layer}/{top}" for layer, top in self.probes] + self.own_outputs
+                    self.probes[place, top] = _fresh(f"{node.name}/{top}", taken)
+                    taken.add(self.probes[place, top])
+        self.output_names = [*self.probes.values(), *self.own_outputs]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         blobs = dict(zip(self.input_names, self.prepared(inputs), strict=True))
-        seen: dict[tuple[str, str], Tensor] = {}
-        for node in self.net.nodes:
+        seen: dict[tuple[int, str], Tensor] = {}
+        for place, node in enumerate(self.net.nodes):
             if node.type != "Input":
                 self.net.compute(node, blobs)
             for top in node.tops:
                 # A copy: a layer behind may change the blob in place.
-                seen[node.name, top] = blobs[top].clone()
-        return (*(seen[probe] for probe in self.probes), *(blobs[name] for name in self.own_outputs))
+                seen[place, top] = blobs[top].clone()
+        return (*(seen[probe] for probe in self.probes), *(blobs[name] for name in self.output_blobs))
 
 
 class ImageInOut(Deployed):
@@ -147,12 +166,12 @@ class ImageInOut(Deployed):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
-        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        if len(graph.inputs) != 1 or len(self.output_blobs) != 1:
             raise NetError(
                 f"{graph.path or 'net'}: image in, image out takes a net of one input and one output blob; it has "
-                f"{graph.inputs} and {graph.outputs}"
+                f"{graph.inputs} and {self.output_blobs}"
             )
-        before, after = graph.shapes[graph.inputs[0]], graph.shapes[graph.outputs[0]]
+        before, after = graph.shapes[graph.inputs[0]], graph.shapes[self.output_blobs[0]]
         border = (
             {(a - b) / 2 for a, b in zip(before[2:], after[2:], strict=True)}
             if len(before) == len(after) == 4
@@ -167,7 +186,7 @@ class ImageInOut(Deployed):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         luma = F.pad(inputs[0], [self.border] * 4, mode="reflect") if self.border else inputs[0]
-        return (self.net(luma)[self.output_names[0]].clamp(0, 255),)
+        return (self.net(luma)[self.output_blobs[0]].clamp(0, 255),)
 
 
 def export_onnx(model: Deployed, path: str | PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
@@ -177,42 +196,20 @@ def export_onnx(model: Deployed, path: str | PathLike[str], metadata: Mapping[st
         metadata: added to the model's metadata, beside the net's name and this library's version.
 
     Raises:
-        NetError: a layer has no form in ONNX, or PyTorch's exporter cannot express the net.
+        NetError: a layer has no form in ONNX, PyTorch's exporter cannot express the net, or it is too large.
     """
     for layer in (node.layer for node in model.net.nodes):
         if layer.no_onnx:
             raise NetError(f"{layer.label}: has no form in ONNX: {layer.no_onnx}")
-    model = model.eval()
-    examples = tuple(torch.zeros(shape) for shape in _example_shapes(model))
-    # AUTO: dynamic unless some layer needs the size to be what it is.
-    dynamic = (0, 2, 3) if _takes_other_sizes(model) else (0,)
-    axes = tuple(dict.fromkeys(dynamic if e.ndim == 4 else range(min(1, e.ndim)), Dim.AUTO) for e in examples)
-    # Names that the exporter cannot have given to a value of its own: the blobs' names take their places below.
-    inputs = {f"input blob {i}": name for i, name in enumerate(model.input_names)}
-    outputs = {f"output blob {i}": name for i, name in enumerate(model.output_names)}
-    try:
-        with warnings.catch_warnings(), _quiet():
-            warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing that a user could change
-            # Captured here: torch.onnx's own way leaves sizes open that a layer has fixed.
-            captured = torch.export.export(model, examples, dynamic_shapes=(axes,), strict=False)
-            program = torch.onnx.export(
-                captured,
-                dynamo=True,
-                verbose=False,
-                optimize=True,
-                input_names=list(inputs),
-                output_names=list(outputs),
-            )
-    except Exception as error:  # the exporter raises many kinds; its own cause says more than its summary
-        cause = error.__cause__ or error
-        reason = str(cause).strip().splitlines()[0]
-        raise NetError(f'net "{model.net.name}" cannot be exported to ONNX: {reason}') from error
-    assert program is not None
-    proto = program.model_proto
+    size = sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
+    if size > MOST_BYTES:
+        raise NetError(
+            f'net "{model.net.name}" has {shown_bytes(size)} of weights: an ONNX file holds at most '
+            f"{shown_bytes(MOST_BYTES)}"
+        )
+    proto = _captured(model.eval())
     proto.producer_name, proto.producer_version = "pycaffe_compat", __version__
     proto.graph.name = model.net.name or "net"
-    _name_values(proto.graph, inputs | outputs)
-    _name_sizes(proto.graph)
     # The exporter's notes name files of the machine that it ran on.
     graph = proto.graph
     for items in (graph.node, graph.input, graph.output, graph.initializer, (graph,), (proto,)):
@@ -222,33 +219,156 @@ def export_onnx(model: Deployed, path: str | PathLike[str], metadata: Mapping[st
         node.doc_string = ""
     del proto.graph.value_info[:]
     for key, value in {"net": model.net.name, "pycaffe_compat": __version__, **(metadata or {})}.items():
-        proto.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(proto, full_check=True)
+        # A file's name may be no UTF-8, which ONNX takes only.
+        proto.metadata_props.add(key=key, value=value.encode(errors="backslashreplace").decode())
     with atomic_write(path) as temporary:
-        onnx.save(proto, str(temporary))
+        _save(proto, str(temporary), model.net)
 
 
-def _example_shapes(model: Deployed) -> list[tuple[int, ...]]:
-    """Shapes to trace with: the net's own, but a batch of 2 for a batch of 1, which would be taken as constant."""
-    shapes = [model.net.shapes[name] for name in model.input_names]
-    return [(2, *shape[1:]) for shape in shapes] if all(shape[:1] == (1,) for shape in shapes) else shapes
-
-
-def _takes_other_sizes(model: Deployed) -> bool:
-    """Whether images of another height and width go through the net (not where an InnerProduct follows its maps)."""
-    blobs: dict[str, Tensor] = {}
-    for name in model.input_names:
-        shape = model.net.shapes[name]
-        if len(shape) == 4:
-            shape = (*shape[:2], 2 * shape[2] + 7, 2 * shape[3] + 5)
-        blobs[name] = torch.empty(shape, device="meta")
+def _save(proto: onnx.ModelProto, path: str, net: Graph) -> None:
     try:
-        for node in model.net.nodes:
-            if node.type != "Input":
-                blobs.update(zip(node.tops, node.layer.infer(*(blobs[name] for name in node.bottoms)), strict=True))
-    except (RuntimeError, ValueError):  # what PyTorch raises where shapes do not fit
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.save(proto, path)
+    except OSError:
+        raise
+    except Exception as error:  # of onnx, which has no base class, and of protobuf
+        raise _refused(net, error) from error
+
+
+def _refused(net: Graph, error: BaseException) -> NetError:
+    """What PyTorch's exporter or ONNX's checker says, in a line."""
+    return NetError(f'net "{net.name}" cannot be exported to ONNX: {_first_line(error)}')
+
+
+def _captured(model: Deployed) -> onnx.ModelProto:
+    """The model with as many sizes left open as the exporter can leave open: it takes the net's own in any case."""
+    own = _own_shapes(model)
+    axes = open_axes(model)
+    without_batch = [{axis: name for axis, name in of.items() if name != "batch"} for of in axes]
+    attempts = [axes, without_batch, [{} for _ in own]]
+    for attempt, left_open in enumerate(attempts):
+        if left_open in attempts[:attempt]:
+            continue
+        try:
+            proto = _traced(model, left_open)
+        except Exception as error:  # the exporter raises many kinds; its own cause says more than its summary
+            refusal, cause = _refused(model.net, error.__cause__ or error), error
+            continue
+        declared = [
+            [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+            for value in proto.graph.input
+        ]
+        if all(map(_fits, own, declared)):
+            return proto
+        refusal, cause = _refused(model.net, ValueError(f"it would take {declared}, not the net's own {own}")), None
+    raise refusal from cause
+
+
+def _traced(model: Deployed, axes: Sequence[Mapping[int, str]]) -> onnx.ModelProto:
+    """The model as PyTorch's exporter writes it, these axes of its inputs left open; with its blobs' names."""
+    # Traced with the net's own sizes, but a batch of 1 would be taken as constant.
+    shapes = _resized(_own_shapes(model), axes, lambda name, size: max(size, 2))
+    # Names that the exporter cannot have given to a value of its own: the blobs' names take their places below.
+    inputs = {f"input blob {i}": name for i, name in enumerate(model.input_names)}
+    outputs = {f"output blob {i}": name for i, name in enumerate(model.output_names)}
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing that a user could change
+        # Captured here: torch.onnx's own way leaves sizes open that a layer has fixed.
+        captured = torch.export.export(
+            model,
+            tuple(torch.zeros(shape) for shape in shapes),
+            # AUTO: dynamic unless some layer needs the size to be what it is.
+            dynamic_shapes=(tuple(dict.fromkeys(of, Dim.AUTO) for of in axes),),
+            strict=False,
+        )
+        program = torch.onnx.export(
+            captured,
+            dynamo=True,
+            verbose=False,
+            optimize=True,
+            input_names=list(inputs),
+            output_names=list(outputs),
+        )
+    assert program is not None
+    proto = program.model_proto
+    _name_values(proto.graph, inputs | outputs)
+    _name_sizes(proto.graph, axes)
+    return proto
+
+
+def _own_shapes(model: Deployed) -> list[tuple[int, ...]]:
+    return [model.net.shapes[name] for name in model.input_names]
+
+
+def _resized(
+    shapes: Sequence[tuple[int, ...]], axes: Sequence[Mapping[int, str]], new: Callable[[str, int], int]
+) -> list[tuple[int, ...]]:
+    """The shapes with the sizes of the named axes being what ``new`` makes of the axis' name and its size."""
+    return [
+        tuple(new(of[axis], size) if axis in of else size for axis, size in enumerate(shape))
+        for shape, of in zip(shapes, axes, strict=True)
+    ]
+
+
+def _enlarged(batch: int, height: int, width: int) -> Callable[[str, int], int]:
+    """For ``_resized``: this batch, and so much more height and width."""
+    more = {"height": height, "width": width}
+    return lambda name, size: batch if name == "batch" else size + more[name]
+
+
+def open_axes(model: Deployed) -> list[dict[int, str]]:
+    """Of each input blob the axes whose sizes may be others than the net's own: batch, height and width.
+
+    The batch is the first axis; of a sequence (LSTM, RNN), which is time x batch x ..., the second one. Height and
+    width are those of all maps at once. What a layer's own checks, or PyTorch's, refuse at one of the sizes that the
+    proof takes stays as it is (height and width where an InnerProduct follows the maps).
+    """
+    own = _own_shapes(model)
+    sequences = any(isinstance(node.layer, Recurrent) for node in model.net.nodes)
+    batches: list[dict[int, str]] = [{} for _ in own]
+    for choice in itertools.product(*((0, 1) if sequences else (0,) for _ in own)):
+        axes = [{axis: "batch"} if axis < len(shape) else {} for axis, shape in zip(choice, own, strict=True)]
+        if all(_goes_through(model, _resized(own, axes, _enlarged(batch, 0, 0))) for batch in (1, 2, 3)):
+            batches = axes
+            break
+    # A map of one pixel is none, and a size of 1 would be taken as constant.
+    maps = [
+        {axis: name for axis, name in ((2, "height"), (3, "width")) if len(shape) == 4 and shape[axis] > 1}
+        for shape in own
+    ]
+    both = [batch | size for batch, size in zip(batches, maps, strict=True)]
+    # A much larger one too: a few pixels more may be lost in a large stride.
+    larger = (2, *(max((shape[axis] for shape in own if len(shape) == 4), default=0) + 7 for axis in (2, 3)))
+    return both if all(_goes_through(model, _resized(own, both, _enlarged(*s))) for s in (*PROVED, larger)) else batches
+
+
+def _goes_through(model: Deployed, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether inputs of these shapes fit the net: every layer's own checks, its blobs and its forward."""
+    net = model.net
+    blobs = {name: torch.empty(shape, device="meta") for name, shape in zip(model.input_names, shapes, strict=True)}
+    try:
+        for node in net.nodes:
+            if node.type == "Input":
+                continue
+            bottoms = [blobs[name] for name in node.bottoms]
+            again = type(node.layer)(node.param, net.phase)
+            again.setup(*bottoms)
+            if [blob.shape for blob in again.blobs] != [blob.shape for blob in node.layer.blobs]:
+                return False
+            # Its steps are written out in the file.
+            if isinstance(node.layer, Recurrent) and bottoms[0].shape[0] != net.shapes[node.bottoms[0]][0]:
+                return False
+            blobs.update(zip(node.tops, node.layer.infer(*bottoms), strict=True))
+    except (CaffeError, RuntimeError, ValueError, IndexError):  # what layers and PyTorch raise where shapes do not fit
         return False
     return True
+
+
+def _fresh(name: str, taken: Container[str]) -> str:
+    """The name, with as many ``_`` behind it as it takes to be new."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _name_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
@@ -256,11 +376,8 @@ def _name_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     taken = {name for node in graph.node for name in node.output} | {init.name for init in graph.initializer}
     renamed = dict(names)
     for name in taken & set(names.values()):
-        fresh = name
-        while fresh in taken or fresh in names.values():
-            fresh += "_"
-        taken.add(fresh)
-        renamed[name] = fresh
+        renamed[name] = _fresh(name, taken | set(names.values()))
+        taken.add(renamed[name])
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -269,17 +386,23 @@ def _name_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
             value.name = renamed.get(value.name, value.name)
 
 
-def _name_sizes(graph: onnx.GraphProto) -> None:
-    """Calls the dynamic sizes batch, height and width, where the exporter numbers its symbols."""
+def _name_sizes(graph: onnx.GraphProto, axes: Sequence[Mapping[int, str]]) -> None:
+    """Calls the dynamic sizes batch, height and width, where the exporter numbers its symbols.
+
+    One that is another than the first of its name has its blob's in front: ``rois_batch``.
+    """
     for value in (*graph.input, *graph.output):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param.isdigit():  # a size that a layer has fixed
                 size.dim_value = int(size.dim_param)
     names: dict[str, str] = {}
-    for value in graph.input:
-        for size, name in zip(value.type.tensor_type.shape.dim, ("batch", "channels", "height", "width"), strict=False):
-            if size.dim_param:
-                names.setdefault(size.dim_param, name)
+    for value, of in zip(graph.input, axes, strict=True):
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if size.dim_param and size.dim_param not in names:
+                name = of[axis]
+                if name in names.values():
+                    name = re.sub(r"\W", "_", f"{value.name}_{name}")
+                names[size.dim_param] = _fresh(name, names.values())
     for value in (*graph.input, *graph.output):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
@@ -287,33 +410,67 @@ def _name_sizes(graph: onnx.GraphProto) -> None:
 
 
 class _quiet:
-    """Silences the exporter's progress and registry messages, no news to the user of a converter."""
+    """Silences the exporter's progress and registry messages, no news to the user of a converter.
+
+    And a tensor's that does not fit, with a stack trace: the error says it.
+    """
+
+    LEVELS: ClassVar = {
+        "torch.onnx": logging.ERROR,
+        "onnxscript": logging.ERROR,
+        "onnx_ir": logging.ERROR,
+        "torch._subclasses.fake_tensor": logging.CRITICAL,
+    }
 
     def __enter__(self) -> None:
-        self.loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-        self.levels = [logger.level for logger in self.loggers]
-        for logger in self.loggers:
-            logger.setLevel(logging.ERROR)
+        self.before = {name: logging.getLogger(name).level for name in self.LEVELS}
+        self._set(self.LEVELS)
 
     def __exit__(self, *exc: object) -> None:
-        for logger, level in zip(self.loggers, self.levels, strict=True):
-            logger.setLevel(level)
+        self._set(self.before)
+
+    @staticmethod
+    def _set(levels: Mapping[str, int]) -> None:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def test_inputs(model: Deployed, seed: int = 0) -> list[tuple[np.ndarray, ...]]:
-    """Random inputs in 0..255 of the net's own size and, where the model is dynamic, of other sizes and batches."""
+    """Random inputs in 0..255 of the net's own sizes and, where it takes others, of other sizes and batches.
+
+    What a layer takes as row numbers or as cont is such.
+    """
     random = np.random.default_rng(seed)
-    own = _example_shapes(model)
-    sets = [own]
-    if all(len(shape) == 4 for shape in own):
-        for batch, extra_h, extra_w in ((1, 0, 0), (3, 7, 2), (2, 0, 31)):
-            sets.append([(batch, s[1], s[2] + extra_h, s[3] + extra_w) for s in own])
-    else:
-        sets.append([(1, *s[1:]) if s else s for s in own])
-    return [tuple((random.random(s) * 255).astype(np.float32) for s in shapes) for shapes in sets]
+    own, axes, limits = _own_shapes(model), open_axes(model), _limits(model.net)
+    sets = [own, *(_resized(own, axes, _enlarged(*size)) for size in PROVED)]
+
+    def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name in limits:
+            return random.integers(0, limits[name], shape).astype(np.float32)
+        return (random.random(shape) * 255).astype(np.float32)
+
+    different = list(dict.fromkeys(map(tuple, sets)))
+    return [tuple(map(values, model.input_names, shapes)) for shapes in different]
 
 
 test_inputs.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever its name says to pytest
+
+
+def _limits(graph: Graph) -> dict[str, int]:
+    """Input blobs of whole numbers, and the first one that is too large: an Embed's rows, a sequence's cont."""
+    origins = {name: name for name in graph.inputs}
+    limits: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.type in ("Split", "Reshape", "Flatten") and node.bottoms[0] in origins:
+            origins |= dict.fromkeys(node.tops, origins[node.bottoms[0]])
+        for bottom, limit in (
+            *((name, node.layer.settings.input_dim) for name in node.bottoms if node.type == "Embed"),
+            *((name, 2) for name in node.bottoms[1:2] if isinstance(node.layer, Recurrent)),
+            *((name, 2) for name in node.bottoms[2:] if node.type == "LSTMUnit"),
+        ):
+            if bottom in origins:
+                limits[origins[bottom]] = min(limit, limits.get(origins[bottom], limit))
+    return limits
 
 
 def verify_onnx(model: Deployed, path: str | PathLike[str], inputs: Sequence[Sequence[np.ndarray]]) -> float:
@@ -329,40 +486,85 @@ def compare_onnx(
     Input sets whose sizes the file fixes otherwise are left out.
 
     Returns:
-        Of each output the largest absolute difference, divided by its largest absolute value (at least 1); infinite
-        where one is not a finite number and the other is another.
+        Of each output the largest absolute difference, divided by its largest absolute value in all input sets (at
+        least 1e-6); infinite where one is not a finite number and the other is another.
 
     Raises:
-        NetError: no input set fits the file.
+        NetError: no input set fits the file; PyTorch or ONNX Runtime cannot compute one.
     """
-    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    path = os.fspath(path)
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+        raise NetError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
     declared = {i.name: i.shape for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()]
-    worst, compared = dict.fromkeys(names, 0.0), 0
+    worst, largest, compared = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), 0
     for arrays in inputs:
         named = dict(zip(model.input_names, arrays, strict=True))
-        if any(
-            isinstance(d, int) and d != n for k, a in named.items() for d, n in zip(declared[k], a.shape, strict=True)
-        ):
+        if not all(_fits(array.shape, declared[name]) for name, array in named.items()):
             continue
-        for node in model.net.nodes:
-            node.layer.forget()  # the file knows of no earlier forward
-        with torch.no_grad():
-            expected = dict(zip(model.output_names, model(*(torch.from_numpy(a) for a in arrays)), strict=True))
-        for name, got in zip(names, session.run(names, named), strict=True):
-            want = expected[name].float().numpy()
-            worst[name] = max(worst[name], _difference(got, want))
+        expected = _computed(model, arrays)
+        try:
+            run = session.run(names, named)
+        except Exception as error:  # as above
+            raise NetError(
+                f"{path}: ONNX Runtime fails on inputs of {_shapes_text(named)}: {_first_line(error)}"
+            ) from error
+        for name, got in zip(names, run, strict=True):
+            worst[name] = max(worst[name], _difference(got, expected[name]))
+            largest[name] = max(largest[name], _largest(expected[name]))
         compared += 1
     if not compared:
-        raise NetError(f"{path}: none of the test inputs has the sizes that this file fixes: {declared}")
-    return worst
+        given = "; ".join(_shapes_text(dict(zip(model.input_names, arrays, strict=True))) for arrays in inputs)
+        raise NetError(f"{path}: takes {declared}: none of the test inputs has these sizes: {given}")
+    return {name: worst[name] / max(largest[name], 1e-6) for name in names}
+
+
+def _computed(model: Deployed, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The model's outputs, in PyTorch."""
+    for node in model.net.nodes:
+        node.layer.forget()  # the file knows of no earlier forward
+    try:
+        with torch.no_grad():
+            outputs = model(*(torch.from_numpy(a) for a in arrays))
+    except (CaffeError, RuntimeError, ValueError, IndexError) as error:  # labels, items and rows that there are not
+        shapes = _shapes_text(dict(zip(model.input_names, arrays, strict=True)))
+        raise NetError(
+            f'net "{model.net.name}" cannot compute the inputs to compare on, {shapes}: {_first_line(error)} '
+            "(tools/caffe.py convert takes others: --inputs)"
+        ) from error
+    return {name: output.float().numpy() for name, output in zip(model.output_names, outputs, strict=True)}
+
+
+def _fits(shape: Sequence[int], declared: Sequence[int | str]) -> bool:
+    """Whether a shape is one of those that a file declares."""
+    return len(shape) == len(declared) and all(
+        size == want for size, want in zip(shape, declared, strict=True) if isinstance(want, int)
+    )
+
+
+def _shapes_text(arrays: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {shape_text(array.shape)}" for name, array in arrays.items())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _difference(got: np.ndarray, want: np.ndarray) -> float:
-    if got.shape != want.shape or not np.isfinite(got).all():
+    """The largest absolute difference; infinite where one is not a finite number and the other is another."""
+    finite = np.isfinite(want)
+    if got.shape != want.shape or not np.array_equal(got[~finite], want[~finite], equal_nan=True):
         return float("inf")
-    scale = max(1.0, float(np.abs(want).max(initial=0)))
-    return float(np.abs(got - want).max(initial=0)) / scale
+    if not np.isfinite(got[finite]).all():
+        return float("inf")
+    return float(np.abs(got[finite].astype(np.float64) - want[finite]).max(initial=0))
+
+
+def _largest(values: np.ndarray) -> float:
+    """The largest absolute finite value."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0))
 
 
 # ------------------------------------------------------------------------------------ from files to a file, with proof
@@ -415,7 +617,7 @@ def convert(
         outputs = model.output_names
         if isinstance(model, EveryLayer):
             outputs = model.own_outputs
-            _keep_outputs(draft, outputs)
+            _keep_outputs(draft, model.net, outputs)
             final = compare_onnx(Deployed(model.net, model.preprocessing), draft, given)
             differences |= {name: max(value, differences[name]) for name, value in final.items()}
         proof = Proof(differences, model.input_names, list(outputs))
@@ -430,7 +632,7 @@ def convert(
     return proof
 
 
-def _keep_outputs(path: str, outputs: Sequence[str]) -> None:
+def _keep_outputs(path: str, net: Graph, outputs: Sequence[str]) -> None:
     """Drops the other outputs of an ONNX file, and what only they need."""
     proto = onnx.load(path)
     graph = proto.graph
@@ -446,8 +648,7 @@ def _keep_outputs(path: str, outputs: Sequence[str]) -> None:
         copies = [type(value).FromString(value.SerializeToString()) for value in values]
         graph.ClearField(field)
         getattr(graph, field).extend(copies)
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, path)
+    _save(proto, path, net)
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:

@@ -24,7 +24,8 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ import torch
 from pycaffe_compat import brew, cli, gpu, log, resources
 from pycaffe_compat.data.transform import read_mean
 from pycaffe_compat.doctor import ERROR, NOTE, WARNING, examine
-from pycaffe_compat.errors import DataError
+from pycaffe_compat.errors import CaffeError, DataError
 from pycaffe_compat.export import EveryLayer, Preprocessing, Proof, check_filled, convert
 from pycaffe_compat.files import file_digest
 from pycaffe_compat.graph import TEST, TRAIN, Graph
@@ -331,12 +332,13 @@ def to_onnx(args: argparse.Namespace) -> None:
         values = read_mean_of(args.mean) if isinstance(args.mean, str) else args.mean
         preprocessing = Preprocessing(values, args.scale, args.channel_order == "rgb")
     model = EveryLayer(graph, preprocessing)
+    subtracted = os.path.basename(args.mean) if isinstance(args.mean, str) else args.mean
     metadata = {
         "net_file": os.path.basename(graph.path),
         "net_sha256": file_digest(graph.path),
         "weights_file": os.path.basename(args.weights),
         "weights_sha256": file_digest(args.weights),
-        "preprocessing": f"mean {args.mean or 'none'}, scale {args.scale:g}, channels {args.channel_order}",
+        "preprocessing": f"mean {subtracted or 'none'}, scale {args.scale:g}, channels {args.channel_order}",
     }
     inputs = None if args.inputs is None else [read_inputs(args.inputs, model.input_names)]
 
@@ -352,24 +354,34 @@ def to_onnx(args: argparse.Namespace) -> None:
     print(f"{args.output}: {os.path.getsize(args.output):,} bytes, {proof.inputs} to {proof.outputs}")
 
 
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Tells of a file that cannot be read in one line, whatever it is that is wrong with it."""
+    try:
+        yield
+    except CaffeError:
+        raise
+    except Exception as error:  # NumPy, zipfile and zlib have many kinds for a damaged file
+        raise DataError(f"{what}: {str(error) or type(error).__name__}") from None
+
+
 def read_mean_of(path: str) -> np.ndarray:
     """A mean image, or means, of a file."""
-    if not path.endswith(".npy"):
-        return read_mean(path)
-    try:
-        return np.asarray(np.load(path, allow_pickle=False), np.float32)
-    except (OSError, ValueError) as error:
-        raise DataError(f"--mean {path}: {error}") from None
+    with reading(f"--mean {path}"):
+        if not path.endswith(".npy"):
+            return read_mean(path)
+        with open(path, "rb") as file:
+            return np.asarray(np.load(file, allow_pickle=False), np.float32)
 
 
 def read_inputs(path: str, names: Sequence[str]) -> tuple[np.ndarray, ...]:
     """Arrays of an .npz file by the input blobs' names, as float32."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name].astype(np.float32) for name in names if name in file}
-            given = sorted(file)
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"--inputs {path}: {error}") from None
+    with reading(f"--inputs {path}"), open(path, "rb") as file:  # NumPy itself leaves a damaged one open
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"--inputs {path}: is a single array without a name: write it with numpy.savez")
+        arrays = {name: archive[name].astype(np.float32) for name in names if name in archive}
+        given = sorted(archive)
     for name in names:
         if name not in arrays:
             raise DataError(f"--inputs {path}: has no array {name!r}, only {', '.join(given) or 'none'}")

@@ -60,6 +60,10 @@ class BatchNorm(Layer):
             mean, variance = sums[0] * scale, sums[1] * scale
             y = F.batch_norm(maps, mean, variance, weight, bias, False, 0.0, self.eps)
             return y if x.ndim > 1 else y.squeeze(1)
+        if torch.compiler.is_exporting():
+            # The blobs stay as they are; the form in ONNX of a batch_norm that adds to them takes them, not the batch.
+            y = torch.batch_norm(maps, weight, bias, None, None, True, 0.0, self.eps, False)
+            return y if x.ndim > 1 else y.squeeze(1)
         mean, variance = torch.zeros_like(sums[0]), torch.zeros_like(sums[1])
         if maps.numel() == maps.shape[1]:
             # One value a channel: it is its own mean; there is no unbiased variance, 0 takes its place.

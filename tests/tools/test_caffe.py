@@ -372,6 +372,60 @@ def test_convert_proves_every_layer_and_writes_the_nets_own_outputs(run: Run, pl
     np.testing.assert_allclose(session(place / "x.onnx").run(None, {"data": data})[0], want, atol=1e-6)
 
 
+def damaged(path: Path, kind: str) -> None:
+    """A file of NumPy's that cannot be read."""
+    if kind == "no archive":
+        path.write_bytes(b"PK\x03\x04 no archive")
+    elif kind == "one array":
+        path.with_suffix(".npy").unlink(missing_ok=True)
+        np.save(path.with_suffix(".npy"), np.zeros((1, 3, 8, 8)))
+        path.with_suffix(".npy").rename(path)
+    elif kind == "damaged":
+        np.savez_compressed(path, data=np.arange(192.0).reshape(1, 3, 8, 8))
+        content = bytearray(path.read_bytes())
+        content[60:90] = bytes(30)
+        path.write_bytes(content)
+    elif kind == "too large":
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }\n"
+        path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    else:
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("in.npz", "empty"),
+        ("in.npz", "no archive"),
+        ("in.npz", "damaged"),
+        ("in.npz", "one array"),
+        ("mean.npy", "empty"),
+        ("mean.npy", "too large"),
+        ("mean.npy", "no archive"),
+        ("mean.binaryproto", "empty"),
+    ],
+)
+def test_files_that_cannot_be_read_are_told_in_a_line(name: str, kind: str, run: Run, place: Path) -> None:
+    damaged(place / name, kind)
+    option = "--inputs" if name == "in.npz" else "--mean"
+    done = run("convert", "deploy.prototxt", "deploy.caffemodel", "x.onnx", option, name)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: .*{name}: .+", done.err.strip().splitlines()[-1]), done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_file_names_no_folder_and_any_name(run: Run, place: Path) -> None:
+    (place / "means").mkdir()
+    np.save(place / "means/mean.npy", np.full(3, 50.0))
+    weights = os.fsdecode(b"w\xff.caffemodel")
+    (place / "deploy.caffemodel").rename(place / weights)
+    done = run("convert", "deploy.prototxt", weights, "x.onnx", "--mean", place / "means/mean.npy")
+    assert done.returncode == 0, done.err
+    metadata = {entry.key: entry.value for entry in onnx.load(place / "x.onnx").metadata_props}
+    assert metadata["preprocessing"] == "mean mean.npy, scale 1, channels bgr"
+    assert metadata["weights_file"] == "w\\udcff.caffemodel"
+
+
 @pytest.mark.parametrize("kind", ["numbers", "image", "one"])
 def test_preprocessing_is_what_pycaffes_transformer_does(kind: str, run: Run, place: Path) -> None:
     random = np.random.default_rng(2)
