@@ -31,7 +31,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         OSError: where the directory is missing or not writable or the disk is full, and where ``path`` is a
-        directory.
+        directory. It names ``path``.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -52,8 +52,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         if mode is not None:
             os.chmod(temporary, stat.S_IMODE(mode))
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary), temporary):
+            error.filename = os.fspath(path)  # writing to an open file gives no name, and the hidden one tells nobody
         raise
     _sync_directory(target.parent)
 

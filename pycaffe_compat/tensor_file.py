@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -42,7 +43,11 @@ def is_tensor_file(head: bytes) -> bool:
 def write_tensor_file(
     path: str | os.PathLike[str], net_param: Any, tensors: Mapping[str, Tensor], blobs: Places
 ) -> None:
-    """Writes a file, whole or not at all; tensors that share memory are written under each of their keys."""
+    """Writes a file, whole or not at all; tensors that share memory are written under each of their keys.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     text = format_message(net_param)
     metadata = {
         "format": "pt",
@@ -59,7 +64,13 @@ def write_tensor_file(
         alone[key] = tensor.clone() if place in memory else tensor
         memory.add(place)
     with atomic_write(path) as temporary:
-        save_file(alone, temporary, metadata)
+        try:
+            save_file(alone, temporary, metadata)
+        except SafetensorError as error:  # the system's reason stands in its text alone
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from None
 
 
 def read_tensor_file(path: str | os.PathLike[str]) -> dict[str, list[npt.NDArray[np.float32]]]:

@@ -1,4 +1,4 @@
-"""HDF5 files of weights and states, read without trust.
+"""HDF5 files: weights and states read without trust, and any written without loss.
 
 The format can do what such files never need: point at other files, claim a petabyte that is not there, unpack a
 few bytes into gigabytes, call filters that somebody installed. Caffe writes plain arrays; here those are read,
@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -31,6 +32,41 @@ _GZIP, _SHUFFLE, _FLETCHER32 = (
     h5py.h5z.FILTER_SHUFFLE,
     h5py.h5z.FILTER_FLETCHER32,
 )
+
+
+@contextmanager
+def new_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Gives a new file to fill, which lies in memory until the block ends well, and is then written in one go.
+
+    HDF5 cannot be trusted with a disk that gets full: closing the file fails, and the process crashes later.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with h5py.File(os.fspath(path), "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    Path(path).write_bytes(image)
+
+
+@contextmanager
+def grown_hdf5(path: str | os.PathLike[str], room: int) -> Iterator[h5py.File]:
+    """Gives a file to add ``room`` bytes to at most, which are taken from the disk before (see :func:`new_hdf5`).
+
+    Raises:
+        OSError: the disk has no such room; the file is as it was.
+    """
+    size = os.path.getsize(path)
+    if hasattr(os, "posix_fallocate"):  # (macOS has none)
+        with open(path, "rb+") as content:
+            try:
+                os.posix_fallocate(content.fileno(), size, room)
+            except OSError:
+                content.truncate(size)
+                raise
+    with h5py.File(path, "r+") as file:  # what it does not need it gives back when it is closed
+        yield file
 
 
 @contextmanager
