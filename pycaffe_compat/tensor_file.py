@@ -26,6 +26,7 @@ from torch import Tensor
 
 from .errors import WeightsError
 from .files import atomic_write
+from .memory import unpacked_limit
 from .proto.source import NetSource
 from .proto.text import format_message, parse_net
 from .version import __version__
@@ -83,11 +84,17 @@ def read_tensor_file(path: str | os.PathLike[str]) -> dict[str, list[npt.NDArray
     blobs = _metadata(path, "blobs")
     try:
         with safe_open(shown, framework="pt") as file:
-            return {
-                layer: [np.array(file.get_tensor(key).float().numpy()).reshape(shape) for key, shape in places]
-                for layer, places in json.loads(blobs).items()
-            }
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            found: dict[str, list[npt.NDArray[np.float32]]] = {}
+            room = unpacked_limit(os.path.getsize(shown))
+            for layer, places in json.loads(blobs).items():
+                arrays = found[layer] = []
+                for key, shape in places:
+                    arrays.append(np.array(file.get_tensor(key).float().numpy()).reshape(shape))
+                    room -= arrays[-1].nbytes
+                    if room < 0:  # it names the same tensors again and again
+                        raise ValueError("its layers take far more memory than a file of this size can hold")
+            return found
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         raise _damaged(path, error) from None
 
 

@@ -19,13 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pycaffe_compat.errors import WeightsError
-from pycaffe_compat.memory import shown_bytes
+from pycaffe_compat.memory import shown_bytes, unpacked_limit
 from pycaffe_compat.naming import one_line
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_DEPTH = 64  # of groups within groups
-_ALWAYS = 64 << 20  # bytes that a file may unpack to whatever its size
-_RATIO = 20  # bytes that each byte of a larger one may unpack to
 _CHECKSUM = 4  # bytes that Fletcher's filter may have added
 _GZIP, _SHUFFLE, _FLETCHER32 = (
     h5py.h5z.FILTER_DEFLATE,
@@ -94,10 +92,12 @@ class HDF5Reader:
         self.root = file
         self._shown = shown
         self._size = os.stat(file.filename).st_size
-        self._budget = _ALWAYS + _RATIO * self._size
+        self._budget = unpacked_limit(self._size)
 
     def get(self, group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
         """A group's member; None where there is none.  Raises WeightsError where it is a link to elsewhere."""
+        if "/" in name or name in ("", "."):  # may be stored, but h5py would take it for a path, over links as well
+            raise WeightsError(f'{self._shown}: "{group.name}" has a member with the name "{name}", which no name may be')
         link = group.get(name, getlink=True)  # the link itself: following one may open another file
         if link is None:
             return None

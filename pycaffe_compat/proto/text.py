@@ -172,6 +172,8 @@ def _decode_comments(content: bytes, shown: str) -> str:
             line = text.count("\n", 0, match.start()) + 1
             byte = ord(found[0]) - 0xDC00
             raise PrototxtError(f"{shown}:{line}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8")
+        if match.lastgroup == "other" and match[0] in "\"'0123456789":
+            break  # the start of no string and no number: parsing ends here too, and others like it would take long
     return strange.sub("\ufffd", text)
 
 

@@ -194,7 +194,9 @@ def _read_hdf5(path: str) -> State:
             if item is None:
                 return 0
             reader.check(item)
-            return int(np.ravel(item[()])[0])  # scalar or array of one: releases of Caffe differ
+            if item.size != 1:  # scalar or array of one: releases of Caffe differ
+                raise WeightsError(f'{path}: is damaged: "{name}" holds {item.size} values, not one')
+            return int(np.ravel(item[()])[0])
 
         def text(name: str) -> str:
             item = dataset(name)

@@ -2,6 +2,7 @@
 
 import re
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,24 @@ def test_numbers(text: str, value: float) -> None:
     have = parse_message(f"power: {text}", caffe_pb2.PowerParameter()).power
     assert have == np.float32(value)
     assert np.isnan(parse_message("power: nan", caffe_pb2.PowerParameter()).power)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: " + b"1" * 20_000 + b"x", ":1:7: "),
+        (b"# \xd6\nname: " + b"1" * 20_000 + b"x", ":2:7: "),
+        (b"# \xd6\nname: '" + b"\\'" * 20_000, ":2:7: "),
+        (b"n" * 100_000 + b": 1", '"nnn'),
+    ],
+)
+def test_hostile_text_takes_no_long(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(content)
+    started = time.process_time()
+    with pytest.raises(PrototxtError) as caught:
+        read_net(path)
+    assert message in str(caught.value) and time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
