@@ -110,6 +110,20 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def regular(path: str | os.PathLike[str]) -> Path:
+    """The path of a regular file, or of nothing or a folder, which to open is an error already.
+
+    For what a net names and a program reads whole: a device or a pipe may never end.
+
+    Raises:
+        OSError: it is something else, or not to be reached. ValueError: a name with a null byte.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", os.fspath(path))
+    return Path(path)
+
+
 def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file as hexadecimal digits: which net, which weights, whatever they are called."""
     with open(path, "rb") as file:

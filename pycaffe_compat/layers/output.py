@@ -41,8 +41,8 @@ class HDF5Output(Layer):
             raise NetError("hdf5_output_param: give a file_name")
         if not _replaceable(name):
             raise NetError(
-                f'hdf5_output_param: file_name "{one_line(name)}" is no HDF5 file, which this layer could replace: give '
-                "another name"
+                f'hdf5_output_param: file_name "{one_line(name)}" is no HDF5 file, which this layer could replace: '
+                "give another name"
             )
         for blob, bottom in zip(self.param.bottom, (data, label), strict=True):
             if not 1 <= bottom.ndim <= 4:
@@ -76,7 +76,7 @@ class HDF5Output(Layer):
                 self._append(hidden, rows)
             else:
                 self._begin(hidden, rows)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py's, where somebody else has changed the file
+        except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py's, of a file that was changed
             reason = getattr(error, "strerror", None) or one_line(error)
             raise DataError(f"{self.label}: {self.path}: cannot be written: {reason}") from error
         self.begun = True

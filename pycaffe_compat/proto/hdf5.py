@@ -97,7 +97,7 @@ class HDF5Reader:
     def get(self, group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
         """A group's member; None where there is none.  Raises WeightsError where it is a link to elsewhere."""
         if "/" in name or name in ("", "."):  # may be stored, but h5py would take it for a path, over links as well
-            raise WeightsError(f'{self._shown}: "{group.name}" has a member with the name "{name}", which no name may be')
+            raise WeightsError(f'{self._shown}: "{group.name}" has a member with the name "{name}": it is no name')
         link = group.get(name, getlink=True)  # the link itself: following one may open another file
         if link is None:
             return None

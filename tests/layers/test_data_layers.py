@@ -374,6 +374,7 @@ BAD = [
     (layer("DummyData", "dummy_data_param { shape { dim: 1 } shape { dim: 1 } shape { dim: 1 } }"), "3 shape for 2 tops"),
     (layer("DummyData", "dummy_data_param { shape { dim: 1 } data_filler { } data_filler { } data_filler { } }"), "3 data_filler for 2 tops"),
     (layer("DummyData", "dummy_data_param { shape { dim: -1 } }"), "a dimension is negative"),
+    (layer("DummyData", "dummy_data_param { shape { dim: 1000000000000000 } }"), 'top "data" of shape 1000000000000000 takes '),
     (layer("DummyData", 'dummy_data_param { shape { dim: 1 } data_filler { type: "gausian" } }'), 'did you mean "gaussian"?'),
     (layer("DummyData", "dummy_data_param { shape { dim: 2 } }") + '\nlayer { name: "o" type: "HDF5Output" bottom: "data" bottom: "label" }', 'layer "o" (HDF5Output): hdf5_output_param: give a file_name'),
     (layer("DummyData", "dummy_data_param { shape { dim: 2 } shape { dim: 3 } }") + '\nlayer { name: "o" type: "HDF5Output" bottom: "data" bottom: "label" hdf5_output_param { file_name: "o" } }', "2 items of data, 3 of label"),

@@ -158,7 +158,13 @@ def test_files_that_are_no_text(tmp_path: Path, content: bytes, message: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("absent", "no such file"), ("", "is a directory"), ("a\0b", "cannot be read")]
+    ("name", "message"),
+    [
+        ("absent", "no such file"),
+        ("", "is a directory"),
+        ("a\0b", "cannot be read"),
+        ("/dev/zero", "/dev/zero: is not a prototxt: it is longer than 64 MiB"),
+    ],
 )
 def test_paths_that_are_no_files(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(PrototxtError, match=message):
