@@ -58,6 +58,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         code = EXIT_BROKEN_PIPE
     except OSError as error:
         code = _fail(describe_os_error(error))
+    except MemoryError as error:
+        code = _fail(f"not enough memory: {error}".removesuffix(": "))
     sys.exit(code)
 
 

@@ -31,7 +31,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         OSError: where the directory is missing or not writable or the disk is full, and where ``path`` is a
-        directory.
+        directory. It names ``path``.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -52,8 +52,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         if mode is not None:
             os.chmod(temporary, stat.S_IMODE(mode))
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary), temporary):
+            error.filename = os.fspath(path)  # writing to an open file gives no name, and the hidden one tells nobody
         raise
     _sync_directory(target.parent)
 
@@ -106,6 +108,20 @@ def _sync_directory(directory: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def regular(path: str | os.PathLike[str]) -> Path:
+    """The path of a regular file, or of nothing or a folder, which to open is an error already.
+
+    For what a net names and a program reads whole: a device or a pipe may never end.
+
+    Raises:
+        OSError: it is something else, or not to be reached. ValueError: a name with a null byte.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", os.fspath(path))
+    return Path(path)
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

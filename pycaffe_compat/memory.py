@@ -23,6 +23,11 @@ def physical_memory() -> int:
     return min(limit for limit in limits if limit > 0)
 
 
+def unpacked_limit(file_size: int) -> int:
+    """Bytes that a file of this size may unpack to: honest ones need less."""
+    return (64 << 20) + 20 * file_size
+
+
 def shown_bytes(size: int) -> str:
     """A size as people read it: ``1.5 GiB``."""
     units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]

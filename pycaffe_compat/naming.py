@@ -12,9 +12,14 @@ def one_line(text: object, limit: int = 200) -> str:
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
+_LONGEST = 200  # of names that are compared: the time grows with the square
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean "step"?``, or nothing when no known name is near."""
-    folded = {entry.lower(): entry for entry in known}
+    if len(name) > _LONGEST:
+        return ""
+    folded = {entry.lower(): entry for entry in known if len(entry) <= _LONGEST}
     near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     return f'; did you mean "{folded[near[0]]}"?' if near else ""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from .errors import WeightsError
 from .files import atomic_write
+from .memory import unpacked_limit
 from .proto.source import NetSource
 from .proto.text import format_message, parse_net
 from .version import __version__
@@ -42,7 +44,11 @@ def is_tensor_file(head: bytes) -> bool:
 def write_tensor_file(
     path: str | os.PathLike[str], net_param: Any, tensors: Mapping[str, Tensor], blobs: Places
 ) -> None:
-    """Writes a file, whole or not at all; tensors that share memory are written under each of their keys."""
+    """Writes a file, whole or not at all; tensors that share memory are written under each of their keys.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     text = format_message(net_param)
     metadata = {
         "format": "pt",
@@ -59,7 +65,13 @@ def write_tensor_file(
         alone[key] = tensor.clone() if place in memory else tensor
         memory.add(place)
     with atomic_write(path) as temporary:
-        save_file(alone, temporary, metadata)
+        try:
+            save_file(alone, temporary, metadata)
+        except SafetensorError as error:  # the system's reason stands in its text alone
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from None
 
 
 def read_tensor_file(path: str | os.PathLike[str]) -> dict[str, list[npt.NDArray[np.float32]]]:
@@ -72,11 +84,17 @@ def read_tensor_file(path: str | os.PathLike[str]) -> dict[str, list[npt.NDArray
     blobs = _metadata(path, "blobs")
     try:
         with safe_open(shown, framework="pt") as file:
-            return {
-                layer: [np.array(file.get_tensor(key).float().numpy()).reshape(shape) for key, shape in places]
-                for layer, places in json.loads(blobs).items()
-            }
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            found: dict[str, list[npt.NDArray[np.float32]]] = {}
+            room = unpacked_limit(os.path.getsize(shown))
+            for layer, places in json.loads(blobs).items():
+                arrays = found[layer] = []
+                for key, shape in places:
+                    arrays.append(np.array(file.get_tensor(key).float().numpy()).reshape(shape))
+                    room -= arrays[-1].nbytes
+                    if room < 0:  # it names the same tensors again and again
+                        raise ValueError("its layers take far more memory than a file of this size can hold")
+            return found
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         raise _damaged(path, error) from None
 
 

@@ -37,7 +37,7 @@ from pycaffe_compat.proto.binary import (
     header,
     not_a_message,
 )
-from pycaffe_compat.proto.hdf5 import SIGNATURE, open_hdf5
+from pycaffe_compat.proto.hdf5 import SIGNATURE, new_hdf5, open_hdf5
 from pycaffe_compat.tensor_file import is_tensor_file, read_tensor_file
 
 Weights: TypeAlias = dict[str, list[npt.NDArray[np.float32]]]
@@ -279,7 +279,7 @@ def _write_hdf5(
     diffs: Mapping[str, Sequence[npt.ArrayLike]] | None,
 ) -> None:
     owned = set()  # names of shared parameters that have an owner
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, new_hdf5(temporary) as file:
         data = file.create_group("data")
         diff = file.create_group("diff") if diffs is not None else None
         for layer in net_param.layer:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,18 @@ def test_full_disk_on_standard_output_is_one_line(tmp_path: Path) -> None:
 )
 def test_describe_os_error(error: OSError, text: str) -> None:
     assert cli.describe_os_error(error) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(MemoryError(), ""), (MemoryError("Unable to allocate 9 EiB"), ": Unable to allocate 9 EiB")]
+)
+def test_no_memory_is_one_line(error: MemoryError, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str]) -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 1 and capsys.readouterr().err == f"error: not enough memory{text}\n"
 
 
 def test_plain_progress_says_little() -> None:

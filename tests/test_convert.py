@@ -185,6 +185,7 @@ def header(metadata: dict[str, str] | None, **tensors: object) -> bytes:
 
 
 A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+B = {"dtype": "F32", "shape": [2**18], "data_offsets": [0, 2**20]}
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,7 @@ A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (header({"blobs": '{"c": [["a"]]}'}, a=A) + bytes(8), "or damaged"),
         (header({"blobs": '{"c": 7}'}, a=A) + bytes(8), "or damaged"),
         (header({"blobs": '{"c": [["a", "x"]]}'}, a=A) + bytes(8), "or damaged"),
+        (header({"blobs": json.dumps({"c": [["b", [2**18]]] * 90})}, b=B) + bytes(2**20), "far more memory"),
         ((2**30).to_bytes(8, "little") + b"{", "or damaged"),
         ((9).to_bytes(8, "little") + b'{"a": 1', "or damaged"),
     ],

@@ -1,6 +1,8 @@
 """Weights files in both formats, held against protobuf, h5py and the files that Caffe wrote."""
 
+import errno
 import os
+import resource
 import tracemalloc
 from pathlib import Path
 
@@ -8,13 +10,17 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pycaffe_compat.errors import WeightsError
+from pycaffe_compat.files import atomic_write
 from pycaffe_compat.proto import binary, caffe_pb2
 from pycaffe_compat.proto.binary import array_to_blob, blob_to_array
+from pycaffe_compat.solver.snapshot import State, write_state
+from pycaffe_compat.tensor_file import write_tensor_file
 from pycaffe_compat.weights import Weights, read_weights, write_weights
 
 
@@ -417,3 +423,25 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
             write_weights(path, net_of("a"), {"a": ["x"]})
         assert_same(read_weights(path), {"a": [np.ones(1, np.float32)]})
     assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 30_000])
+@pytest.mark.parametrize("name", ["w.caffemodel", "w.caffemodel.h5", "w.solverstate", "w.solverstate.h5", "w.safetensors"])
+def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, name: str, limit: int) -> None:
+    """(HDF5 on the disk itself ends the process, with a segmentation fault at some limits.)"""
+    path, array = tmp_path / name, np.ones(10_000, np.float32)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            if "state" in name:
+                with atomic_write(path) as temporary:
+                    write_state(os.fspath(temporary), State(1, "w", [array]))
+            elif "safe" in name:
+                write_tensor_file(path, net_of("a"), {"a": torch.from_numpy(array)}, {"a": [("a", (10_000,))]})
+            else:
+                write_weights(path, net_of("a"), {"a": [array]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (error.value.errno, error.value.filename) == (errno.EFBIG, str(path))
+    assert not os.listdir(tmp_path)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycaffe_compat.data.annotations import Boxes, areas, coverages, intersections, overlaps, seen_from
-from pycaffe_compat.data.images import to_channels_first
+from pycaffe_compat.data.images import check_room, resized, to_channels_first
 from pycaffe_compat.data.orders import Chances
 from pycaffe_compat.data.transform import Transformer
 from pycaffe_compat.errors import DataError
@@ -110,7 +110,10 @@ class Expansion:
 
     def __init__(self, param: Any):
         self.probability, self.largest = param.prob, param.max_expand_ratio
-        _check(self.largest > 1, f"expand_param: max_expand_ratio {self.largest:g} must be more than 1")
+        _check(
+            1 < self.largest < 2**16,
+            f"expand_param: max_expand_ratio {self.largest:g} must be more than 1, and less than 65536",
+        )
 
     def __call__(self, image: Picture, fill: Picture | None, chance: Chances) -> tuple[Picture, Boxes]:
         """The new image, and what the canvas is in fractions of the old one."""
@@ -119,6 +122,7 @@ class Expansion:
         ratio = np.float32(chance.uniform(1, self.largest))
         height, width, channels = image.shape
         tall, wide = int(height * ratio), int(width * ratio)
+        check_room(tall, wide, image[:1, :1].nbytes)
         top, left = int(chance.uniform(0, tall - height)), int(chance.uniform(0, wide - width))
         canvas = np.empty((tall, wide, channels), image.dtype)
         colour = np.zeros(channels) if fill is None else fill
@@ -225,24 +229,24 @@ class Resizing:
         return self.height, max(int(np.float32(self.height) * aspect), 1)
 
     def __call__(self, image: Picture, chance: Chances) -> Picture:
+        check_room(self.height, self.width, image[:1, :1].nbytes)  # of the canvas, larger than what is resized
         height, width = self.size(*image.shape[:2])
         how = cv2.INTER_LINEAR
         if self.interpolations:
             how = self.interpolations[chance.below(len(self.interpolations))]
-        resized: Picture = np.asarray(cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=how))
-        resized = resized.reshape(height, width, image.shape[2])
+        picture: Picture = resized(np.ascontiguousarray(image), height, width, how).reshape(height, width, -1)
         if self.mode != "FIT_LARGE_SIZE_AND_PAD":
-            return resized
+            return picture
         tall, wide = self.height - height, self.width - width
         margins = ((tall // 2, tall - tall // 2), (wide // 2, wide - wide // 2), (0, 0))
         if self.padding != "CONSTANT":
-            return np.pad(resized, margins, mode=PADDINGS[self.padding])
+            return np.pad(picture, margins, mode=PADDINGS[self.padding])
         fill, channels = np.array(self.param.pad_value or [0]), image.shape[2]
         if fill.size not in (1, channels):
             raise DataError(f"{fill.size} pad_value for {channels} channels: give one, or one a channel")
         canvas = np.empty((self.height, self.width, channels), image.dtype)
         canvas[:] = _bytes(fill) if image.dtype == np.uint8 else fill
-        canvas[margins[0][0] : margins[0][0] + height, margins[1][0] : margins[1][0] + width] = resized
+        canvas[margins[0][0] : margins[0][0] + height, margins[1][0] : margins[1][0] + width] = picture
         return canvas
 
     def boxes(self, boxes: Boxes, height: int, width: int) -> Boxes:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pycaffe_compat.data.orders import permutation
 from pycaffe_compat.data.prefetch import Batch, Reader, Source, one_line
 from pycaffe_compat.errors import DataError
+from pycaffe_compat.files import regular
 
 RESIDENT_BYTES = 256 * 2**20
 """A database, else the file in use, of at most this size (in its storage type) is held in memory."""
@@ -93,7 +94,7 @@ class _Reader(Reader[_Position]):
 
     def _listed(self) -> list[Path]:
         try:
-            content = Path(self.source).read_bytes()
+            content = regular(self.source).read_bytes()
         except OSError as error:
             self.fail(f"the list of HDF5 files cannot be read: {error.strerror or error}", error)
         if content.startswith(_HDF5_SIGNATURE):
@@ -146,7 +147,7 @@ class _Reader(Reader[_Position]):
 
     def _open(self, path: Path) -> h5py.File:
         try:
-            return h5py.File(path, "r")
+            return h5py.File(regular(path), "r")
         except OSError as error:
             if not path.exists():
                 self.fail(
@@ -161,7 +162,8 @@ class _Reader(Reader[_Position]):
     def _dataset(self, h5: h5py.File, path: Path, top: str) -> h5py.Dataset:
         try:
             found = h5.get(top)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            getattr(found, "dtype", None)  # a TypeError where NumPy has no such type
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             self.fail(f'{path}: dataset "{top}" cannot be opened ({one_line(error)})', error)
         if found is None:
             names = ", ".join(f'"{name}"' for name in list(h5)[:8]) or "nothing"

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,6 +20,9 @@ from pycaffe_compat.data.prefetch import Source
 from pycaffe_compat.data.records import Item, RecordReader
 from pycaffe_compat.data.transform import Transformer
 from pycaffe_compat.errors import DataError
+from pycaffe_compat.files import regular
+from pycaffe_compat.memory import physical_memory, shown_bytes
+from pycaffe_compat.naming import one_line
 
 Image = NDArray[np.uint8]
 
@@ -53,18 +55,37 @@ def read_image(path: str | os.PathLike[str], color: bool = True, height: int = 0
         DataError: no such file, or no image; names it.
     """
     try:
-        content = Path(path).read_bytes()
+        content = regular(path).read_bytes()
     except FileNotFoundError:
         raise DataError(f"{os.fspath(path)}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         raise DataError(f"{os.fspath(path)}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         image = decode_image(content, color)
+        return np.asarray(resized(image, height, width), np.uint8) if height and width else image
     except DataError as error:
         raise DataError(f"{os.fspath(path)}: {error}") from None
-    if height and width:
-        image = np.asarray(cv2.resize(image, (width, height)), np.uint8)
-    return image
+
+
+def resized(image: NDArray[Any], height: int, width: int, how: int = cv2.INTER_LINEAR) -> NDArray[Any]:
+    """An image, height x width [x channels], in another size.
+
+    Raises:
+        DataError: no memory has room for it, or OpenCV cannot.
+    """
+    check_room(height, width, image[:1, :1].nbytes)
+    try:
+        return np.asarray(cv2.resize(image, (width, height), interpolation=how))
+    except cv2.error as error:
+        raise DataError(f"cannot be resized to {width}x{height}: {one_line(error.err or error)}") from None
+
+
+def check_room(height: int, width: int, pixel_bytes: int) -> None:
+    """Raises DataError where an image of this size is larger than the memory."""
+    if height * width * pixel_bytes > physical_memory():
+        size = shown_bytes(height * width * pixel_bytes)
+        there = shown_bytes(physical_memory())
+        raise DataError(f"cannot be made {width}x{height}: that takes {size} of memory, there are {there}")
 
 
 def to_channels_first(image: NDArray[Any]) -> NDArray[Any]:
@@ -113,7 +134,7 @@ def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
     if not shown:
         raise DataError(f"{what} is not named: give a source")
     try:
-        content = Path(path).read_bytes()
+        content = regular(path).read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(f"{shown}: {what} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if b"\0" in content:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 import weakref
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 
 import lmdb
@@ -18,6 +18,17 @@ from pycaffe_compat.data.transform import Transformer
 from pycaffe_compat.errors import DataError
 
 _CLOSING_SECONDS = 5.0
+
+# The file format: pages of a B+ tree. A page begins with what it is and where the list of its nodes' offsets ends; a
+# node with a number (a leaf's: the size of the value; a branch's: a page), flags, and the length of its key.
+_META = struct.Struct("=128xQ8xQ")  # the root's page of the main database, the number of the state
+_PAGE = struct.Struct("=10x2H")
+_PAGE_HEAD = 16
+_OFFSET = struct.Struct("=H")
+_NODE = struct.Struct("=4H")
+_NUMBER = struct.Struct("=Q")
+_BRANCH, _LEAF = 1, 2
+_ELSEWHERE = 1  # the value has pages of its own; their first one's number stands in its place
 
 
 class Record(NamedTuple):
@@ -42,12 +53,15 @@ class Database:
                 how = f"tools/convert_leveldb.py {path} NEW_FOLDER"
                 self.fail(f"is a LevelDB: copy it into an LMDB, which is read whatever backend the net names: {how}")
             self.fail("is no LMDB: there is no data.mdb in this folder")
+        if not os.path.isfile(self.file):
+            self.fail(f"is no LMDB: {self.file} is no file")
         try:
             self.env = self._opened()
             last_page, page_size = self.env.info()["last_pgno"], self.env.stat()["psize"]
             self.rows: int = self.env.stat()["entries"]
         except (lmdb.Error, OSError) as error:
             self.fail(f"cannot be opened as an LMDB ({one_line(error)})", error)
+        self.page_size: int = page_size
         self.bytes = os.path.getsize(self.file)
         # Reading beyond a memory-mapped file's end is a signal, not an error: it has to be known before.
         if self.bytes < (last_page + 1) * page_size:
@@ -57,6 +71,11 @@ class Database:
             )
         if not self.rows:
             self.fail("holds no records")
+        self.descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self.descriptor)
+        # two states of the database, the newer of which counts
+        states = (_META.unpack(os.pread(self.descriptor, _META.size, at)) for at in (0, page_size))
+        self.root: int = max(states, key=lambda state: state[1])[0]
 
     def _opened(self) -> Any:
         # No lock: the folder may be read-only, and nobody writes to a database that is trained from.
@@ -81,14 +100,54 @@ class Database:
         Raises:
             DataError: the database is damaged.
         """
-        try:
-            with self.env.begin(buffers=True) as transaction:
-                for key, value in islice(transaction.cursor().iternext(), first, None):
-                    if len(value) > self.bytes:
-                        self.fail(f"record {key_text(bytes(key))}: is damaged: its size is {len(value)} bytes")
-                    yield Record(bytes(key), bytes(value))
-        except lmdb.Error as error:
-            self.fail(f"is damaged ({one_line(error)})", error)
+        for page in self._leaves():
+            count = self._count(page)
+            for index in range(first, count):
+                yield self._record(page, index)
+            first = max(0, first - count)
+
+    # LMDB's own reading trusts the file: what lies behind its end is a signal, which ends the process.
+
+    def _leaves(self) -> Iterator[bytes]:
+        """The leaf pages of the tree, in order."""
+        todo, seen = [self.root], 0
+        while todo:
+            number, seen = todo.pop(), seen + 1
+            page = os.pread(self.descriptor, self.page_size, min(number * self.page_size, self.bytes))
+            if len(page) < self.page_size or seen > self.bytes // self.page_size:
+                self.fail(f"is damaged: page {number} is not in the file, or is in the tree again and again")
+            flags, _ = _PAGE.unpack_from(page)
+            if flags & _LEAF:
+                yield page
+            elif flags & _BRANCH:
+                nodes = [self._node(page, index) for index in reversed(range(self._count(page)))]
+                todo += [low | high << 16 | highest << 32 for _, _, low, high, highest in nodes]
+            else:
+                self.fail(f"is damaged: page {number} is none of a tree")
+
+    def _count(self, page: bytes) -> int:
+        """How many nodes a page has."""
+        return max(0, min(_PAGE.unpack_from(page)[1], len(page)) - _PAGE_HEAD) // _OFFSET.size
+
+    def _node(self, page: bytes, index: int) -> tuple[bytes, int, int, int, int]:
+        """A node's key, where it ends, and its numbers."""
+        (at,) = _OFFSET.unpack_from(page, _PAGE_HEAD + _OFFSET.size * index)
+        if at + _NODE.size > len(page):
+            self.fail("is damaged: a record lies outside its page")
+        low, high, flags, length = _NODE.unpack_from(page, at)
+        end = at + _NODE.size + length
+        return page[at + _NODE.size : end], end, low, high, flags
+
+    def _record(self, page: bytes, index: int) -> Record:
+        key, at, low, high, flags = self._node(page, index)
+        size = low | high << 16
+        value = page[at : at + size]
+        if flags & _ELSEWHERE and at + _NUMBER.size <= len(page):
+            at = _NUMBER.unpack_from(page, at)[0] * self.page_size + _PAGE_HEAD
+            value = os.pread(self.descriptor, size, at) if at + size <= self.bytes else b""
+        if len(value) < size:
+            self.fail(f"record {key_text(key)}: is damaged: its size is {size} bytes")
+        return Record(key, value)
 
 
 _open: weakref.WeakValueDictionary[tuple[Any, ...], Database] = weakref.WeakValueDictionary()

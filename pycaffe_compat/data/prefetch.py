@@ -238,7 +238,9 @@ class Source(Generic[At]):
         reader = self._reader
         try:
             values = {name: int(state[name]) for name in ("seed", *reader.position_dict(self._at))}
-        except (KeyError, TypeError, ValueError) as error:
+            if any(not -(2**63) <= value < 2**64 for value in values.values()):
+                raise OverflowError("a number is too large")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             reader.fail(f"the saved data position is incomplete ({error})", error)
         seed = values["seed"] % 2**64
         at = reader.parse_position(values, seed)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from pycaffe_compat.data.images import Image, decode_image
+from pycaffe_compat.data.images import Image, decode_image, resized
 from pycaffe_compat.errors import DataError
 from pycaffe_compat.files import atomic_write
 
@@ -36,7 +36,7 @@ def square(image: Image, side: int) -> Image:
         height, width = side * height // width, side
     else:
         height, width = side, side * width // height
-    image = np.asarray(cv2.resize(image, (width, height)), np.uint8)
+    image = np.asarray(resized(image, height, width), np.uint8)
     top, left = (height - side) // 2, (width - side) // 2
     return image[top : top + side, left : left + side]
 

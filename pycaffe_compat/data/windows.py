@@ -21,15 +21,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NoReturn
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pycaffe_compat.data.images import Image, decode_image, read_image, to_channels_first
+from pycaffe_compat.data.images import Image, decode_image, read_image, resized, to_channels_first
 from pycaffe_compat.data.orders import draws
 from pycaffe_compat.data.prefetch import Batch, Reader, Source
 from pycaffe_compat.data.transform import Transformer
 from pycaffe_compat.errors import DataError
+from pycaffe_compat.files import regular
 
 Windows = NDArray[np.int64]
 """Rows of image, class, left, top, right, bottom."""
@@ -50,7 +50,7 @@ class WindowFile:
         fg: list[NDArray[Any]] = []
         bg: list[NDArray[Any]] = []
         try:
-            with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            with open(regular(path), encoding="utf-8-sig", errors="surrogateescape") as file:
                 words = (word for line in file for word in line.split())
                 while (word := next(words, None)) is not None:
                     self._read += 1
@@ -187,7 +187,7 @@ def cut_window(
         warped_height = min(_round(f4(y2 - y1 + 1) * scale_y), size - top)
     if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height) or warped_width < 1 or warped_height < 1:
         raise outside
-    part = cv2.resize(image[y1 : y2 + 1, x1 : x2 + 1], (warped_width, warped_height), interpolation=cv2.INTER_LINEAR)
+    part = resized(image[y1 : y2 + 1, x1 : x2 + 1], warped_height, warped_width)
     return np.asarray(part[:, ::-1] if mirror else part, np.uint8), top, left
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ..data.augment import FIELDS, AnnotatedTransformer
 from ..data.prefetch import Batches
 from ..data.transform import Transformer
 from ..errors import DataError, NetError
+from ..memory import physical_memory
 from ..proto import caffe_pb2
 from ..proto.dialects import settings_of
 from ..proto.fields import given
@@ -229,7 +231,8 @@ class _Fillings:
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], settings: Sequence[Any]) -> None:
         self.shapes, self.fillers = list(shapes), settings
-        self.next()  # what is wrong with a filler shows now
+        if all(4 * prod(shape) <= physical_memory() for shape in shapes):  # else the graph refuses it
+            self.next()  # what is wrong with a filler shows now
 
     def next(self) -> list[Any]:
         return [fillers.fill(f, shape).numpy() for f, shape in zip(self.fillers, self.shapes, strict=True)]

@@ -1,4 +1,4 @@
-"""HDF5 files of weights and states, read without trust.
+"""HDF5 files: weights and states read without trust, and any written without loss.
 
 The format can do what such files never need: point at other files, claim a petabyte that is not there, unpack a
 few bytes into gigabytes, call filters that somebody installed. Caffe writes plain arrays; here those are read,
@@ -12,25 +12,59 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
+from pathlib import Path
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from pycaffe_compat.errors import WeightsError
-from pycaffe_compat.memory import shown_bytes
+from pycaffe_compat.memory import shown_bytes, unpacked_limit
 from pycaffe_compat.naming import one_line
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_DEPTH = 64  # of groups within groups
-_ALWAYS = 64 << 20  # bytes that a file may unpack to whatever its size
-_RATIO = 20  # bytes that each byte of a larger one may unpack to
 _CHECKSUM = 4  # bytes that Fletcher's filter may have added
 _GZIP, _SHUFFLE, _FLETCHER32 = (
     h5py.h5z.FILTER_DEFLATE,
     h5py.h5z.FILTER_SHUFFLE,
     h5py.h5z.FILTER_FLETCHER32,
 )
+
+
+@contextmanager
+def new_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Gives a new file to fill, which lies in memory until the block ends well, and is then written in one go.
+
+    HDF5 cannot be trusted with a disk that gets full: closing the file fails, and the process crashes later.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with h5py.File(os.fspath(path), "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    Path(path).write_bytes(image)
+
+
+@contextmanager
+def grown_hdf5(path: str | os.PathLike[str], room: int) -> Iterator[h5py.File]:
+    """Gives a file to add ``room`` bytes to at most, which are taken from the disk before (see :func:`new_hdf5`).
+
+    Raises:
+        OSError: the disk has no such room; the file is as it was.
+    """
+    size = os.path.getsize(path)
+    if hasattr(os, "posix_fallocate"):  # (macOS has none)
+        with open(path, "rb+") as content:
+            try:
+                os.posix_fallocate(content.fileno(), size, room)
+            except OSError:
+                content.truncate(size)
+                raise
+    with h5py.File(path, "r+") as file:  # what it does not need it gives back when it is closed
+        yield file
 
 
 @contextmanager
@@ -58,10 +92,12 @@ class HDF5Reader:
         self.root = file
         self._shown = shown
         self._size = os.stat(file.filename).st_size
-        self._budget = _ALWAYS + _RATIO * self._size
+        self._budget = unpacked_limit(self._size)
 
     def get(self, group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
         """A group's member; None where there is none.  Raises WeightsError where it is a link to elsewhere."""
+        if "/" in name or name in ("", "."):  # may be stored, but h5py would take it for a path, over links as well
+            raise WeightsError(f'{self._shown}: "{group.name}" has a member with the name "{name}": it is no name')
         link = group.get(name, getlink=True)  # the link itself: following one may open another file
         if link is None:
             return None

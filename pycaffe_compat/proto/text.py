@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf import text_format
@@ -139,17 +138,23 @@ def _shortest(match: re.Match[str]) -> str:
     return next(text for digits in range(6, 18) if float(text := f"{value:.{digits}g}") == value)
 
 
+_LONGEST = 64 << 20  # bytes of a prototxt
+
+
 def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a prototxt.  Raises PrototxtError (one line that names the file) when it is none."""
     shown = os.fspath(path)
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:  # a pipe is fine, what never ends is not
+            content = file.read(_LONGEST + 1)
     except FileNotFoundError:
         raise PrototxtError(f"{shown}: no such file") from None
     except IsADirectoryError:
         raise PrototxtError(f"{shown}: is a directory, not a prototxt") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         raise PrototxtError(f"{shown}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > _LONGEST:
+        raise PrototxtError(f"{shown}: is not a prototxt: it is longer than {_LONGEST >> 20} MiB")
     kind = describe_content(content)
     try:
         text = content.decode("utf-8-sig")
@@ -172,6 +177,8 @@ def _decode_comments(content: bytes, shown: str) -> str:
             line = text.count("\n", 0, match.start()) + 1
             byte = ord(found[0]) - 0xDC00
             raise PrototxtError(f"{shown}:{line}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8")
+        if match.lastgroup == "other" and match[0] in "\"'0123456789":
+            break  # the start of no string and no number: parsing ends here too, and others like it would take long
     return strange.sub("\ufffd", text)
 
 

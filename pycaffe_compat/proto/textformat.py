@@ -26,7 +26,7 @@ MAX_DEPTH = 100  # of messages within messages; as deep as binary files may be
 TOKEN = re.compile(
     r"""(?P<skip>(?:\s|\#[^\n]*)+)"""
     r"""|(?P<string>"(?:[^"\\\n]|\\[^\n])*"|'(?:[^'\\\n]|\\[^\n])*')"""
-    r"""|(?P<number>0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[fF]?)(?![\w.])"""
+    r"""|(?P<number>0[xX][0-9a-fA-F]+|(?:\d++\.?+\d*+|\.\d++)(?:[eE][+-]?\d+)?[fF]?)(?![\w.])"""
     r"""|(?P<name>[A-Za-z_]\w*)|(?P<other>.)""",
     re.DOTALL | re.ASCII,
 )

@@ -23,8 +23,9 @@ class Action(Enum):
 class SignalActions:
     """Calling it gives what signals have asked for since the last call: one request a call, SIGINT's first.
 
-    A second SIGINT while the first one's "stop" has not been obeyed yet raises KeyboardInterrupt at once, so
-    that an iteration that hangs can still be left.
+    A second SIGINT while the first one's "stop" has not been given yet raises KeyboardInterrupt at once, so
+    that an iteration that hangs can still be left. After that the solver writes its last snapshot, which one more
+    SIGINT does not disturb, but two do.
     """
 
     def __init__(self, sigint: Action = Action.STOP, sighup: Action = Action.SNAPSHOT) -> None:
@@ -32,7 +33,6 @@ class SignalActions:
         if hasattr(signal, "SIGHUP"):  # POSIX only
             self.effects[signal.SIGHUP] = sighup
         self._pending: set[int] = set()
-        self._stopping = False
 
     def __call__(self) -> Action:
         for number, effect in self.effects.items():
@@ -44,10 +44,8 @@ class SignalActions:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if number == signal.SIGINT and self.effects[signal.SIGINT] is Action.STOP:
-            if self._stopping:
-                raise KeyboardInterrupt
-            self._stopping = True
+        if number == signal.SIGINT and self.effects[number] is Action.STOP and number in self._pending:
+            raise KeyboardInterrupt
         self._pending.add(number)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from ..errors import WeightsError
 from ..proto import caffe_pb2
 from ..proto.binary import BYTES, array_to_blob, blob_to_array, fields, header, read_message
-from ..proto.hdf5 import SIGNATURE, open_hdf5
+from ..proto.hdf5 import SIGNATURE, new_hdf5, open_hdf5
 
 _RESUME_FIELD = 5000
 _RESUME_DATASET = "pycaffe_compat_resume"
@@ -162,7 +162,7 @@ def _find_resume(content: mmap.mmap) -> bytes:
 
 
 def _write_hdf5(path: str, state: State, resume: str) -> None:
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as file:
         # Caffe reads the numbers as arrays of one and the text as a string with an end mark within its
         # length.
         file.create_dataset("iter", data=np.array([state.iteration], np.int32))
@@ -194,7 +194,9 @@ def _read_hdf5(path: str) -> State:
             if item is None:
                 return 0
             reader.check(item)
-            return int(np.ravel(item[()])[0])  # scalar or array of one: releases of Caffe differ
+            if item.size != 1:  # scalar or array of one: releases of Caffe differ
+                raise WeightsError(f'{path}: is damaged: "{name}" holds {item.size} values, not one')
+            return int(np.ravel(item[()])[0])
 
         def text(name: str) -> str:
             item = dataset(name)

@@ -25,6 +25,7 @@ from ..detection_scores import VERSIONS, average_precisions
 from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
 from ..graph import Graph, as_source, share_parameters
+from ..naming import one_line
 from ..proto import caffe_pb2
 from ..proto.text import NetSource, format_message, read_net, read_solver
 from ..weights import write_weights
@@ -662,6 +663,14 @@ class Solver:
                 f"{path}: was written by a newer version of this library "
                 f"(resume data {resume.get('version')!r}): update it"
             )
+        try:
+            for cursors in (resume.get("train", {}), *resume.get("test", ())):
+                if not all(isinstance(cursor, Mapping) for cursor in cursors.values()):
+                    raise TypeError("a data position is not made of numbers by name")
+            for state in (resume.get("random", {}), *resume.get("other_ranks", ())):
+                _parse_random_state(state)
+        except (ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError) as error:
+            raise WeightsError(f"{path}: is damaged: what resumes the training: {one_line(error)}") from error
 
     def _load_resume_state(self, resume: dict[str, Any]) -> None:
         _load_cursors(self.graph, resume.get("train", {}))
@@ -751,17 +760,39 @@ def _random_state(device: torch.device) -> dict[str, Any]:
     return state
 
 
-def _load_random_state(state: Mapping[str, Any]) -> None:
+def _parse_random_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What the generators take, tried on others; errors of many kinds where they would not take it."""
+
     def unpack(text: str, kind: Any) -> np.ndarray:
         return np.frombuffer(base64.b64decode(text), kind).copy()
 
-    if "torch" in state:
-        torch.set_rng_state(torch.from_numpy(unpack(state["torch"], np.uint8)))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(torch.from_numpy(unpack(state["cuda"], np.uint8)))
+    if not isinstance(state, Mapping):
+        raise TypeError("the random numbers have no names")
+    found: dict[str, Any] = {}
+    for name in {"torch", "cuda"} & set(state):
+        found[name] = torch.from_numpy(unpack(state[name], np.uint8))
+    if "torch" in found:
+        torch.Generator().set_state(found["torch"])
     if "numpy" in state:
-        kind, keys, *rest = state["numpy"]
-        np.random.set_state((kind, unpack(keys, np.uint32), *rest))
+        kind, keys, position, *rest = state["numpy"]
+        if not 0 <= position <= 624:  # NumPy believes it
+            raise ValueError(f"NumPy's generator stands at {position} of 624 numbers")
+        found["numpy"] = (kind, unpack(keys, np.uint32), position, *rest)
+        np.random.RandomState().set_state(found["numpy"])
     if "python" in state:
         version, keys, gauss = state["python"]
-        random.setstate((version, tuple(int(k) for k in unpack(keys, np.uint32)), gauss))
+        found["python"] = (version, tuple(int(k) for k in unpack(keys, np.uint32)), gauss)
+        random.Random().setstate(found["python"])
+    return found
+
+
+def _load_random_state(state: Mapping[str, Any]) -> None:
+    found = _parse_random_state(state)
+    if "torch" in found:
+        torch.set_rng_state(found["torch"])
+    if "cuda" in found and torch.cuda.is_available():
+        torch.cuda.set_rng_state(found["cuda"])
+    if "numpy" in found:
+        np.random.set_state(found["numpy"])
+    if "python" in found:
+        random.setstate(found["python"])

@@ -368,6 +368,17 @@ def _dangling(folder: Path) -> None:
     _set("label", h5py.SoftLink("/nowhere"))(folder)
 
 
+def _of_time(folder: Path) -> None:
+    with h5py.File(folder / "part1.h5", "r+") as h5:
+        del h5["label"]
+        h5py.h5d.create(h5.id, b"label", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((3,)))
+
+
+def _pipe(folder: Path) -> None:
+    (folder / "part1.h5").unlink()
+    os.mkfifo(folder / "part1.h5")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -390,6 +401,8 @@ def _dangling(folder: Path) -> None:
         (_set("label", np.array([b"a", b"b", b"c"])), r'part1\.h5: dataset "label" holds strings'),
         (_set("label", np.ones(3, bool)), r'part1\.h5: dataset "label" holds bool'),
         (_set("label", np.ones(3, complex)), r'part1\.h5: dataset "label" holds complex'),
+        (_of_time, r'part1\.h5: dataset "label" cannot be opened'),
+        (_pipe, r"part1\.h5: not a whole HDF5 file \(.*it is a device or a pipe"),
         (_set("label", np.zeros((0,))), r'part1\.h5: dataset "label" (has no rows|has 0 rows, "data" has 3)'),
         (_set("label", np.zeros(4)), r'part1\.h5: dataset "label" has 4 rows, "data" has 3'),
         (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from pycaffe_compat.data import ImageSource, LMDBSource
 from pycaffe_compat.data.datum import array_to_datum, image_to_datum
+from pycaffe_compat.data.lmdb import Database
 from pycaffe_compat.data.prefetch import Source
 from pycaffe_compat.data.transform import Transformer
 from pycaffe_compat.errors import DataError
@@ -261,6 +264,9 @@ def test_the_position_of_another_database(
             source.load_state_dict({**source.state_dict(), **change})
         with pytest.raises(DataError, match="incomplete"):
             source.load_state_dict({})
+        for number in (float("inf"), 10**400, [0]):
+            with pytest.raises(DataError, match="incomplete"):
+                source.load_state_dict({**source.state_dict(), "seed": number})
         assert len({*first, *labels(source, 1)}) == 4  # and nothing has happened
 
 
@@ -312,6 +318,65 @@ def test_a_database_that_cannot_be_read(kind: str, message: str, tmp_path: Path)
     assert str(error.value).startswith(f'net.prototxt:3: layer "db" (Data): {path}: ')
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_record_that_reaches_beyond_the_file(tmp_path: Path) -> None:
+    """Reading it is no error of LMDB's but ends the process."""
+    value = array_to_datum(np.zeros((3, 60, 60), np.uint8), 0).SerializeToString()
+    path = write_lmdb(tmp_path / "db", {b"%03d" % i: value for i in range(4)})
+    content = (path / "data.mdb").read_bytes()
+    size, false = ((n & 0xFFFF, n >> 16) for n in (len(value), len(content) - 5000))
+    there = struct.pack("<4H", *size, 1, 3) + b"003"  # the head of a node whose value has pages of its own
+    assert there in content
+    (path / "data.mdb").write_bytes(content.replace(there, struct.pack("<4H", *false, 1, 3) + b"003"))
+    with LMDBSource(path, transformer(), 3) as source:
+        source.next()
+        with pytest.raises(DataError, match=rf'db: record "003": is damaged: its size is {len(content) - 5000} bytes'):
+            source.next()
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    records=st.dictionaries(st.binary(min_size=1, max_size=511), st.integers(0, 9000), min_size=1, max_size=200),
+    first=st.integers(0, 250),
+)
+def test_records_are_lmdbs(records: dict[bytes, int], first: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = write_lmdb(tmp_path_factory.mktemp("d") / "db", {key: (key * size)[:size] for key, size in records.items()})
+    with lmdb.open(str(path), readonly=True, lock=False) as env, env.begin() as transaction:
+        want = list(transaction.cursor())
+    assert [tuple(record) for record in Database(str(path)).records(first)] == want[first:]
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=20))
+def test_a_damaged_database_is_an_error_or_other_records(
+    changes: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = write_lmdb(tmp_path_factory.mktemp("d") / "db", {b"%03d" % i: bytes(i * 40) for i in range(200)})
+    content = bytearray((path / "data.mdb").read_bytes())
+    for at, byte in changes:  # the first two pages are LMDB's to read
+        content[2 * 4096 + at % (len(content) - 2 * 4096)] = byte
+    (path / "data.mdb").write_bytes(content)
+    try:
+        assert sum(len(record.value) for record in Database(str(path)).records()) <= 200 * len(content)
+    except DataError as error:
+        assert str(error).startswith(f"{path}: ") and str(error).isprintable()
+
+
+def test_sources_that_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "list.txt").write_text("pipe 0\n")
+    for path in (Path("/dev/zero"), tmp_path / "pipe", tmp_path / "list.txt"):
+        with pytest.raises(DataError, match="(zero|pipe): .*cannot be read: it is a device or a pipe"):
+            ImageSource(path, transformer(), 2, root=f"{tmp_path}/")
+        with pytest.raises(DataError, match="(zero: is no LMDB|pipe: is no LMDB|cannot be opened as an LMDB)"):
+            LMDBSource(path, transformer(), 2)
+
+
+@pytest.mark.parametrize(("height", "width"), [(2**32 - 1, 2**32 - 1), (2**31, 1), (2**20, 2**20)])
+def test_images_resized_beyond_all_measure(height: int, width: int, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"list.txt:1: .*0\.png: cannot be (made|resized to) {width}x{height}"):
+        ImageSource(image_list(tmp_path), transformer(), 2, root=f"{tmp_path}/", size=(height, width))
 
 
 @pytest.mark.parametrize(

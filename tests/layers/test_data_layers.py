@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -210,9 +211,11 @@ layer { name: "out" type: "HDF5Output" bottom: "x" bottom: "n" hdf5_output_param
 
 
 def test_output_collects_the_rows_of_all_forwards() -> None:
-    Path("out.h5").write_text("of an earlier run")
+    with h5py.File("out.h5", "w") as h5:
+        h5["of an earlier run"] = 1
+    before = Path("out.h5").read_bytes()
     graph = build(OUTPUT)
-    assert Path("out.h5").read_text() == "of an earlier run"  # building a net destroys nothing
+    assert Path("out.h5").read_bytes() == before  # building a net destroys nothing
     x, n = torch.randn(6, 3), torch.arange(6.0)
     for i in range(3):
         graph.run(x[2 * i : 2 * i + 2], n[2 * i : 2 * i + 2])
@@ -238,13 +241,55 @@ def test_rows_that_change_their_shape_leave_the_file_as_it_was() -> None:
         assert h5["data"].shape == (2, 3, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["none/out.h5", "folder"])
-def test_a_file_that_cannot_be_written(name: str) -> None:
-    Path("folder").mkdir()
+def test_a_file_that_cannot_be_written() -> None:
     with pytest.raises(DataError) as error:
-        build(OUTPUT.replace("out.h5", name)).run(torch.ones(2, 3), torch.ones(2))
-    assert str(error.value).startswith(f'net.prototxt:2: layer "out" (HDF5Output): {name}: cannot be written: ')
-    assert "\n" not in str(error.value)
+        build(OUTPUT.replace("out.h5", "none/out.h5")).run(torch.ones(2, 3), torch.ones(2))
+    message = f"none/out.h5: cannot be written: {os.strerror(errno.ENOENT)}"
+    assert str(error.value) == f'net.prototxt:2: layer "out" (HDF5Output): {message}'
+
+
+@pytest.mark.parametrize("name", ["folder", "list.txt", "link", "dangling", "nul\\000"])
+def test_what_is_no_hdf5_file_is_not_replaced(name: str) -> None:
+    Path("folder").mkdir()
+    Path("link").symlink_to("a.h5")
+    Path("dangling").symlink_to("nowhere")
+    before = Path("list.txt").read_bytes()
+    with pytest.raises(NetError, match=r'net.prototxt:2: layer "out" \(HDF5Output\): .* is no HDF5 file') as error:
+        build(OUTPUT.replace("out.h5", name))
+    assert "\0" not in str(error.value)
+    assert Path("list.txt").read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_rows_of_before(workdir: Path) -> None:
+    program = f"""
+        import os, resource, torch
+        from pycaffe_compat.errors import DataError
+        from pycaffe_compat.graph import Graph, TEST
+        from pycaffe_compat.proto.text import parse_net
+        def run(limit):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            try:
+                graph.run(torch.ones(2, 3000), torch.ones(2))
+            except DataError as error:
+                assert str(error).endswith("out.h5: cannot be written: File too large"), error
+                return
+            assert limit == 10**9
+        for first in (0, 1000, 20000):
+            graph = Graph(parse_net({OUTPUT!r}.replace("dim: 3", "dim: 3000"), ""), TEST)
+            run(first)
+            assert not os.path.exists("out.h5"), first
+        run(10**9)
+        size = os.path.getsize("out.h5")
+        for more in range(0, 30000, 1999):
+            run(size + more)
+            assert os.path.getsize("out.h5") == size
+        run(10**9)
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, env=environment)
+    assert [path.name for path in Path().glob("*out*")] == ["out.h5"] and not list(Path().glob(".*"))
+    with h5py.File("out.h5") as h5:
+        assert (h5["data"][:] == np.ones((4, 3000, 1, 1))).all() and (h5["label"][:] == np.ones((4, 1, 1, 1))).all()
 
 
 @pytest.mark.parametrize(
@@ -263,14 +308,15 @@ def test_output_over_what_the_net_reads_is_refused(reader: str, file: str) -> No
     text = f'{reader}\nlayer {{ name: "out" type: "HDF5Output" bottom: "data" bottom: "label" hdf5_output_param {{ file_name: "{file}" }} }}'
     with pytest.raises(NetError) as error:
         build(text)
-    assert str(error.value).startswith('net.prototxt:2: layer "out" (HDF5Output): would overwrite ')
-    assert str(error.value).endswith('layer "d" reads it')
+    assert str(error.value).startswith('net.prototxt:2: layer "out" (HDF5Output): ')
+    message = '/a.h5: layer "d" reads it' if file == "a.h5" else f'file_name "{file}" is no HDF5 file'
+    assert message in str(error.value)
     assert Path(file).read_bytes() == before
 
 
 def test_output_over_the_net_itself_is_refused() -> None:
     Path("net.prototxt").write_text(OUTPUT.replace("out.h5", "net.prototxt"))
-    with pytest.raises(NetError, match="it is the net itself"):
+    with pytest.raises(NetError, match="net.prototxt\" is no HDF5 file"):
         Graph("net.prototxt", TEST)
 
 
@@ -328,6 +374,7 @@ BAD = [
     (layer("DummyData", "dummy_data_param { shape { dim: 1 } shape { dim: 1 } shape { dim: 1 } }"), "3 shape for 2 tops"),
     (layer("DummyData", "dummy_data_param { shape { dim: 1 } data_filler { } data_filler { } data_filler { } }"), "3 data_filler for 2 tops"),
     (layer("DummyData", "dummy_data_param { shape { dim: -1 } }"), "a dimension is negative"),
+    (layer("DummyData", "dummy_data_param { shape { dim: 1000000000000000 } }"), 'top "data" of shape 1000000000000000 takes '),
     (layer("DummyData", 'dummy_data_param { shape { dim: 1 } data_filler { type: "gausian" } }'), 'did you mean "gaussian"?'),
     (layer("DummyData", "dummy_data_param { shape { dim: 2 } }") + '\nlayer { name: "o" type: "HDF5Output" bottom: "data" bottom: "label" }', 'layer "o" (HDF5Output): hdf5_output_param: give a file_name'),
     (layer("DummyData", "dummy_data_param { shape { dim: 2 } shape { dim: 3 } }") + '\nlayer { name: "o" type: "HDF5Output" bottom: "data" bottom: "label" hdf5_output_param { file_name: "o" } }', "2 items of data, 3 of label"),

@@ -107,6 +107,28 @@ def test_hostile_weights(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # KiB
 
 
+@pytest.mark.parametrize("name", [b"a/b", b".\0\0"])
+@pytest.mark.parametrize("group", ["data", "data/c"])
+def test_names_that_are_paths(group: str, name: bytes, tmp_path: Path) -> None:
+    """Stored so they would lead over links; h5py writes no such name, so it is changed afterwards."""
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file[f"{group}/QZQ/0"] = np.ones(1, np.float32)
+    content = path.read_bytes()
+    assert content.count(b"QZQ") == 1
+    path.write_bytes(content.replace(b"QZQ", name))
+    with pytest.raises(WeightsError, match=rf'w\.h5: "/{group}" has a member with the name'):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_iteration_that_is_not_one_number(count: int, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "s.solverstate.h5", "w") as file:
+        file["iter"] = np.zeros(count, np.int32)
+    with pytest.raises(WeightsError, match=rf's\.solverstate\.h5: is damaged: "iter" holds {count} values, not one'):
+        read_state(str(tmp_path / "s.solverstate.h5"))
+
+
 @pytest.mark.parametrize("name", ["iter", "history", "history/0", "learned_net", "pycaffe_compat_resume"])
 def test_hostile_states(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

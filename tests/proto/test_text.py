@@ -2,6 +2,7 @@
 
 import re
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,24 @@ def test_numbers(text: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"name: " + b"1" * 20_000 + b"x", ":1:7: "),
+        (b"# \xd6\nname: " + b"1" * 20_000 + b"x", ":2:7: "),
+        (b"# \xd6\nname: '" + b"\\'" * 20_000, ":2:7: "),
+        (b"n" * 100_000 + b": 1", '"nnn'),
+    ],
+)
+def test_hostile_text_takes_no_long(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(content)
+    started = time.process_time()
+    with pytest.raises(PrototxtError) as caught:
+        read_net(path)
+    assert message in str(caught.value) and time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
         (b'name: "caf\xe9"', "net.prototxt:1: byte 0xe9 is not UTF-8: save it as UTF-8"),
         (b'# \n\nname: "\xff"', "net.prototxt:3: byte 0xff is not UTF-8"),
         (b"# \xd6\xd0\nname: '#\xd6'", "net.prototxt:2: byte 0xd6 is not UTF-8"),
@@ -139,7 +158,13 @@ def test_files_that_are_no_text(tmp_path: Path, content: bytes, message: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("absent", "no such file"), ("", "is a directory"), ("a\0b", "cannot be read")]
+    ("name", "message"),
+    [
+        ("absent", "no such file"),
+        ("", "is a directory"),
+        ("a\0b", "cannot be read"),
+        ("/dev/zero", "/dev/zero: is not a prototxt: it is longer than 64 MiB"),
+    ],
 )
 def test_paths_that_are_no_files(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(PrototxtError, match=message):

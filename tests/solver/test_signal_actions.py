@@ -28,6 +28,15 @@ def test_a_second_interrupt_does_not_wait() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_an_interrupt_after_the_stop_leaves_the_last_snapshot_alone() -> None:
+    with handled(SignalActions()) as actions:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert actions() is Action.STOP
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.mark.parametrize("effect", [Action.NONE, Action.SNAPSHOT])
 def test_other_effects_never_interrupt(effect: Action) -> None:
     with handled(SignalActions(sigint=effect)) as actions:

@@ -1,5 +1,6 @@
 """Snapshots: the original's are read, ours read back equal, and a resumed run is the uninterrupted one."""
 
+import base64
 import os
 import signal
 import subprocess
@@ -365,6 +366,39 @@ def test_resume_data_of_a_newer_version(solver_file: SolverFile) -> None:
         WeightsError, match=r"new\.solverstate: was written by a newer version of this library"
     ):
         solver.restore("new.solverstate")
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("train", 7),
+        ("train", {"data": 7}),
+        ("test", 7),
+        ("test", [7]),
+        ("other_ranks", "x"),
+        ("random", [7]),
+        ("random", {"torch": "!"}),
+        ("random", {"torch": "AAAA"}),
+        ("random", {"torch": 7}),
+        ("random", {"numpy": "MT"}),
+        ("random", {"numpy": ["MT19937", "AAAA", 0, 0, 0.0]}),
+        ("random", {"numpy": ["MT19937", base64.b64encode(bytes(4 * 624)).decode(), 625, 0, 0.0]}),
+        ("random", {"python": [3, "AAAA", None]}),
+        ("random", {"python": [3, "AAA", None]}),
+    ],
+)
+def test_resume_data_of_another_form_change_nothing(part: str, value: object, solver_file: SolverFile) -> None:
+    solver = Solver(solver_file())
+    solver.step(1)
+    state = read_state(solver.snapshot())
+    solver.step(1)
+    before = [entry.parameter.clone() for entry in solver.graph.learnable]
+    state.resume[part] = value
+    write_state("bad.solverstate", state)
+    with pytest.raises(WeightsError, match=r"^bad\.solverstate: is damaged: what resumes the training: .") as error:
+        solver.restore("bad.solverstate")
+    assert "\n" not in str(error.value) and solver.iter == 2
+    assert all(map(torch.equal, before, [entry.parameter for entry in solver.graph.learnable]))
 
 
 # ----------------------------------------------------------------------------------------------------- prefix
