@@ -246,7 +246,7 @@ def _takes_other_sizes(model: Deployed) -> bool:
         for node in model.net.nodes:
             if node.type != "Input":
                 blobs.update(zip(node.tops, node.layer.infer(*(blobs[name] for name in node.bottoms)), strict=True))
-    except (RuntimeError, ValueError):  # what PyTorch raises where shapes do not fit
+    except (RuntimeError, ValueError):  # what PyTorch and layers raise where shapes do not fit
         return False
     return True
 

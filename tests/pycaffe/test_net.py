@@ -406,3 +406,9 @@ def test_too_many_arguments() -> None:
 def test_net_takes_a_graph() -> None:
     graph = Graph(parse_net(SMALL), phase=caffe.TEST)
     assert caffe.Net(graph).graph is graph
+
+
+def test_what_pycaffe_raises_is_a_runtime_error(classifying_net: str, tmp_path: Path) -> None:
+    for net, weights in ((tmp_path / "no.prototxt", None), (classifying_net, tmp_path / "no.caffemodel")):
+        with pytest.raises(RuntimeError, match="no such file"):
+            caffe.Net(net, caffe.TEST, weights=weights)
