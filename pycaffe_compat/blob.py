@@ -8,6 +8,7 @@ that nobody looks at.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 
 import numpy as np
 import torch
@@ -233,4 +234,4 @@ def _dims(shape: Sequence[int]) -> tuple[int, ...]:
             raise NetError(f"reshape takes the dimensions one by one: reshape(*{dim})")
         if dim < 0:
             raise NetError(f"reshape: dimension {dim} is negative")
-    return tuple(int(dim) for dim in shape)
+    return tuple(index(dim) for dim in shape)  # TypeError for what is no whole number

@@ -22,6 +22,7 @@ from .errors import CaffeError, NetError
 from .graph import Graph, Node, share_parameters
 from .layers.base import as_tuple, shape_text
 from .layers.python import Python
+from .legacy import NetOf2014
 from .weights import read_weights, write_weights
 
 Callback = Callable[[int], object]
@@ -55,7 +56,7 @@ class NetLayer:
         self.type, self.blobs = kind, blobs
 
 
-class Net:
+class Net(NetOf2014):
     """pycaffe's net: ``Net(network_file, phase, level=0, stages=None, weights=None)``, or the older
     ``Net(network_file, weights, phase)``.
 
@@ -88,6 +89,8 @@ class Net:
                 f"{args[0] if args else 'phase'}, weights='{fspath(weights)}')",
                 "_caffe.cpp:174",
             )
+        if args and args[0] is None:
+            raise TypeError("Net(file, phase, ...): the phase is caffe.TRAIN or caffe.TEST, not None")
         if len(args) > 4:
             raise TypeError(f"Net takes a file, phase, level, stages and weights: {len(args) + 1} arguments are given")
         given = dict(zip(("phase", "level", "stages", "weights"), args, strict=False))
@@ -128,7 +131,7 @@ class Net:
         return self.graph.name
 
     @property
-    def inputs(self) -> list[str]:
+    def inputs(self) -> list[str]:  # type: ignore[override]
         """The blobs that the caller fills: tops of Input layers."""
         return self.graph.inputs
 
@@ -239,14 +242,18 @@ class Net:
 
         Args:
             diffs: names of blobs whose diff to return beside the inputs' (with ``end``: that layer's bottoms').
-            outputs: top gradients to start from, written into the blobs' diff; without them those that are there
-                (a loss's weight).
+            outputs: top gradients to start from, one for each of the net's outputs, written into the blobs' diff;
+                without them those that are there (a loss's weight).
         """
         first = self._index(start) if start is not None else len(self.graph.nodes) - 1
         last = self._index(end) if end is not None else 0
         names = list(self.graph.nodes[last].bottoms) if end is not None else list(self.inputs)
+        if outputs and set(outputs) != set(self.outputs):
+            raise NetError(
+                f'output blobs are {self.outputs}, {sorted(outputs)} are given: write others into net.blobs["..."].diff'
+            )
         for name, value in outputs.items():
-            self._write("diff of", name, self._blob(name).diff, value)
+            self._write("diff of", name, self.blobs[name].diff, value)
         self._backward(first, last)
         return {name: self._blob(name).diff for name in dict.fromkeys(names + list(diffs or ()))}
 
@@ -264,13 +271,12 @@ class Net:
         """``forward`` and ``backward`` over any number of rows: all outputs, and all inputs' diffs.
 
         Args:
-            arrays: input blobs by name, and output blobs' gradients by name.
+            arrays: input blobs by name, and output blobs' gradients by name; others are not read.
         """
         forward = {name: arrays[name] for name in self.inputs if name in arrays}
         backward = {name: arrays[name] for name in self.outputs if name in arrays}
-        strange = sorted(set(arrays) - set(forward) - set(backward))
-        if strange:
-            raise NetError(f'"{strange[0]}" is neither an input {self.inputs} nor an output {self.outputs} of the net')
+        for name in sorted(set(arrays) - set(forward) - set(backward)):
+            log.warning(f'"{name}" is neither an input {self.inputs} nor an output {self.outputs}', "pycaffe.py:216")
         return self._in_batches(blobs, diffs, forward, backward, backward=True)
 
     def _in_batches(
@@ -285,15 +291,15 @@ class Net:
         if len(rows) != 1:
             raise NetError(f"arrays of one length are needed, these have {sorted(rows) or 'none'}")
         (count,) = rows
-        all_outputs: dict[str, list[np.ndarray]] = {}
-        all_diffs: dict[str, list[np.ndarray]] = {}
+        all_outputs: dict[str, list[np.ndarray]] = {name: [] for name in (*self.outputs, *(blobs or ()))}
+        all_diffs: dict[str, list[np.ndarray]] = {name: [] for name in (*self.inputs, *(diffs or ()))}
         nothing: dict[str, np.ndarray] = {}
         for into, out in zip_longest(self._batch(inputs), self._batch(outputs), fillvalue=nothing):
             for name, array in self.forward(blobs, None, None, **into).items():
-                all_outputs.setdefault(name, []).extend(array.copy())
+                all_outputs[name].extend(array.copy())
             if backward:
                 for name, array in self.backward(diffs, None, None, **out).items():
-                    all_diffs.setdefault(name, []).extend(array.copy())
+                    all_diffs[name].extend(array.copy())
         # Cutting all of them to the rows that came in; the original forgets some where outputs and inputs differ in
         # number.
         cut = [{name: np.asarray(rows)[:count] for name, rows in each.items()} for each in (all_outputs, all_diffs)]
@@ -443,12 +449,17 @@ class Net:
     # ------------------------------------------------------------------------------------------- parameters and shapes
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
-        """Give the MemoryData layer that begins the net its rows: (N, C, H, W) and N labels, both float32."""
+        """Give the MemoryData layer that begins the net its rows: (N, C, H, W) and N labels, both float32.
+
+        They are not copied: what is written into them later is seen. So other arrays are refused.
+        """
         if not self.graph.nodes or self.graph.nodes[0].type != "MemoryData":
             first = f": {self.graph.nodes[0].label}" if self.graph.nodes else ""
             raise NetError(f"set_input_arrays is for nets that begin with a MemoryData layer{first}")
         layer: Any = self.graph.nodes[0].layer
         layer.reset(data, labels)
+
+    _set_input_arrays = set_input_arrays
 
     def clear_param_diffs(self) -> None:
         """Set every parameter's diff to zero."""

@@ -164,7 +164,8 @@ def _set_layer_field(layer: caffe_pb2.LayerParameter, own: str | None, key: str,
 
 def assign_proto(proto: Any, name: str, val: Any) -> None:
     """Sets a message's field from a Python value: a dict fills a message (an empty one leaves it unset), a list a
-    repeated field; one value for a repeated field is a list of it. Enum values are numbers (``P.Pooling.MAX``) or names.
+    repeated field; one value for a repeated field is a list of it. Enum values are numbers (``P.Pooling.MAX``) or
+    names.
 
     Raises:
         NetError: there is no such field, or the value is of another kind.

@@ -123,7 +123,7 @@ def test_memory_data_walks_through_the_arrays_round_and_round() -> None:
     data[:] = 7  # the arrays are not copied
     net.forward()
     assert (net.blobs["data"].data == 7).all()
-    net.set_input_arrays(data[:2] + 1, np.array([5, 6]))
+    net._set_input_arrays(data[:2] + 1, np.array([5, 6], np.float32).reshape(2, 1, 1, 1))
     net.forward()
     assert (net.blobs["data"].data == 8).all()
     assert net.blobs["label"].data.reshape(-1).tolist() == [5, 6]
@@ -132,7 +132,7 @@ def test_memory_data_walks_through_the_arrays_round_and_round() -> None:
 def test_memory_data_resumes_where_it_was() -> None:
     graph = build(MEMORY)
     source = graph.data_layers["d"].source
-    data, labels = np.zeros((6, 1, 2, 3)), np.arange(6)
+    data, labels = np.zeros((6, 1, 2, 3), np.float32), np.arange(6, dtype=np.float32)
     graph.data_layers["d"].reset(data, labels)
     graph()
     state = source.state_dict()
@@ -144,14 +144,22 @@ def test_memory_data_resumes_where_it_was() -> None:
     assert other()[1].reshape(-1).tolist() == [2, 3]
 
 
+def rows(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
 @pytest.mark.parametrize(
     ("data", "labels", "message"),
     [
-        (np.zeros((2, 1, 2, 4)), np.zeros(2), "data of shape (2, 1, 2, 4); items must be 1x2x3"),
-        (np.zeros((2, 6)), np.zeros(2), "data of shape (2, 6)"),
-        (np.zeros((2, 1, 2, 3)), np.zeros(3), "3 labels for 2 items"),
-        (np.zeros((3, 1, 2, 3)), np.zeros(3), "3 items; give a multiple of batch_size 2"),
-        (np.zeros((0, 1, 2, 3)), np.zeros(0), "0 items"),
+        (rows(2, 1, 2, 4), rows(2), "data of shape (2, 1, 2, 4); items must be 1x2x3"),
+        (rows(2, 6), rows(2), "data of shape (2, 6)"),
+        (rows(2, 1, 2, 3), rows(3), "labels of shape (3,) for 2 items"),
+        (rows(2, 1, 2, 3), rows(2, 1), "labels of shape (2, 1) for 2 items"),
+        (rows(3, 1, 2, 3), rows(3), "3 items; give a multiple of batch_size 2"),
+        (rows(0, 1, 2, 3), rows(0), "0 items"),
+        (np.zeros((2, 1, 2, 3)), rows(2), "data must be a C-contiguous float32 array, this is float64: give np.asc"),
+        (rows(2, 1, 3, 2).transpose(0, 1, 3, 2), rows(2), "data must be a C-contiguous float32 array"),
+        (rows(2, 1, 2, 3), [0, 1], "labels must be a C-contiguous float32 array, this is list"),
     ],
 )
 def test_arrays_that_do_not_fit(data: np.ndarray, labels: np.ndarray, message: str) -> None:

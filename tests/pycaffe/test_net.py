@@ -381,8 +381,8 @@ def test_shapes_that_no_blob_has(shape: tuple[object, ...], message: str) -> Non
         (lambda net: net.forward(["nothing"]), '"nothing" is no blob'),
         (lambda net: net.forward(data=np.zeros((2, 1, 10, 10))), 'input "data" has batch size'),
         (lambda net: net.backward(sum=np.zeros((2, 2, 8, 8))), 'diff of "sum" has batch size'),
-        (lambda net: net.backward(nothing=np.zeros(1)), '"nothing" is no blob'),
-        (lambda net: net.forward_backward_all(datum=np.zeros((1, 1, 10, 10))), '"datum" is neither an input'),
+        (lambda net: net.backward(a=np.zeros((1, 2, 8, 8))), r"output blobs are \['sum'\], \['a'\] are given"),
+        (lambda net: net.forward_backward_all(datum=np.zeros((1, 1, 10, 10))), "arrays of one length"),
         (lambda net: net.forward_all(), "arrays of one length"),
         (lambda net: net.set_input_arrays(np.zeros((1, 1, 10, 10)), np.zeros(1)), "begin with a MemoryData layer"),
     ],
@@ -401,6 +401,64 @@ def test_shapes_that_a_layer_cannot_work_on_name_the_layer(small: caffe.Net) -> 
 def test_too_many_arguments() -> None:
     with pytest.raises(TypeError, match="6 arguments are given"):
         caffe.Net("net.prototxt", 0, 0, [], None, "more")
+
+
+def test_no_phase() -> None:
+    with pytest.raises(TypeError, match="not None"):
+        caffe.Net("net.prototxt", None, caffe.TEST)
+
+
+def test_a_shape_of_whole_numbers() -> None:
+    with pytest.raises(TypeError):
+        caffe.Blob((2, 3)).reshape(1, 10.5)  # type: ignore[arg-type]
+
+
+def test_all_of_no_rows(small: caffe.Net) -> None:
+    nothing = np.zeros((0, 1, 10, 10), np.float32)
+    assert {name: array.size for name, array in small.forward_all(["a"], data=nothing).items()} == {"sum": 0, "a": 0}
+    outputs, diffs = small.forward_backward_all(data=nothing)
+    assert (list(outputs), list(diffs)) == (["sum"], ["data"])
+
+
+def test_names_that_nobody_reads_are_told(small: caffe.Net, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs, _ = small.forward_backward_all(data=np.zeros((1, 1, 10, 10), np.float32), datum=np.zeros(3))
+    assert outputs["sum"].shape == (1, 2, 8, 8)
+    assert '"datum" is neither an input' in capsys.readouterr().err
+
+
+# ---- what a Net could be told before October 2014
+
+
+def test_images_as_the_nets_of_2014_took_them(small: caffe.Net, capsys: pytest.CaptureFixture[str]) -> None:
+    small.set_phase_train()
+    small.set_mode_cpu()
+    with pytest.raises(NetError, match=r"caffe\.Net\(file, caffe\.TEST"):
+        small.set_phase_test()
+    small.set_mode_gpu()
+    small.set_device(0)
+    assert capsys.readouterr().err.count("does nothing") == 2
+    image = np.random.default_rng(0).random((10, 10, 1)).astype(np.float32)
+    mean = np.random.default_rng(1).random((1, 10, 10)).astype(np.float32)
+    small.set_mean("data", mean)
+    small.set_raw_scale("data", 255)
+    small.set_input_scale("data", 0.5)
+    small.set_channel_swap("data", (0,))
+    blob = small.preprocess("data", image)
+    np.testing.assert_allclose(blob, (image.transpose(2, 0, 1) * 255 - mean) / 2, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(small.deprocess("data", blob), image, rtol=1e-5, atol=1e-5)
+    small.set_mean("data", mean, mode="channel")
+    np.testing.assert_allclose(small.transformer.mean["data"].ravel(), mean.mean(), rtol=1e-6)
+    with pytest.raises(NetError, match='mode "pixel"'):
+        small.set_mean("data", mean, mode="pixel")
+    small.blobs["data"].reshape(1, 1, 12, 10)
+    assert small.preprocess("data", image).shape == (1, 12, 10)
+
+
+def test_a_mean_by_its_path_is_subtracted_after_the_scale(small: caffe.Net, tmp_path: Path) -> None:
+    np.save(tmp_path / "mean.npy", np.full((1, 10, 10), 100.0))
+    small.set_input_scale("data", 255)
+    small.set_mean("data", str(tmp_path / "mean.npy"))
+    assert (small.preprocess("data", np.ones((10, 10, 1))) == 155).all()
 
 
 def test_net_takes_a_graph() -> None:
