@@ -21,9 +21,19 @@ from .blob import Blob, BlobVec
 from .errors import CaffeError, NetError
 from .graph import Graph, Node, share_parameters
 from .layers.base import as_tuple, shape_text
+from .layers.data import DummyData
 from .layers.python import Python
 from .legacy import NetOf2014
 from .weights import read_weights, write_weights
+
+# What a layer's backward reads from its bottoms again, in Caffe: those from this one on. Other layers, and a loss's
+# predictions, go by what forward kept: a mask, an index, a probability.
+_READ_AGAIN = {
+    **dict.fromkeys("Convolution Deconvolution InnerProduct Embed Scale ReLU PReLU AbsVal BNLL Reduction".split(), 0),
+    **dict.fromkeys("ConvolutionDepthwise DepthwiseConvolution MultinomialLogisticLoss".split(), 0),
+    **dict.fromkeys("SoftmaxWithLoss SigmoidCrossEntropyLoss HingeLoss InfogainLoss".split(), 1),
+    "ContrastiveLoss": 2,
+}
 
 Callback = Callable[[int], object]
 """Called with a layer's number."""
@@ -109,18 +119,20 @@ class Net(NetOf2014):
         )
         self._tape: dict[str, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
         self._rewritten = {t for node in graph.nodes for t in node.tops if t in node.bottoms}
+        self._read_again: dict[str, list[int]] = {}
+        later: set[str] = set()
+        for node in reversed(graph.nodes):
+            later.update(node.tops)  # a blob that is written in place from here on holds something else by then
+            first = _READ_AGAIN.get(node.type, len(node.bottoms))
+            self._read_again[node.name] = [k for k, b in enumerate(node.bottoms) if k >= first and b not in later]
         self._before_forward: list[Callback] = []
         self._after_forward: list[Callback] = []
         self._before_backward: list[Callback] = []
         self._after_backward: list[Callback] = []
-        self._written_once: dict[str, set[int]] = {}
         for node in graph.nodes:
-            if node.type == "DummyData":
-                # Caffe fills these when the net is built, and constants never again: what a script writes there stays.
-                self._forward_node(node)
-                fillers = node.param.dummy_data_param.data_filler
-                constant = [not fillers or fillers[k % len(fillers)].type == "constant" for k in range(len(node.tops))]
-                self._written_once[node.name] = {k for k, once in enumerate(constant) if once}
+            if isinstance(node.layer, DummyData):
+                # Constants are filled now and never again, as in Caffe: what a script writes there stays.
+                self._fill(node.layer, node.tops, constant=True)
         if weights is not None:
             self.copy_from(weights)
 
@@ -360,20 +372,24 @@ class Net(NetOf2014):
                 call(i)
 
     def _forward_node(self, node: Node) -> None:
-        if node.type == "Input":
-            return
-        kept = self._written_once.get(node.name, ())
-        for k, (name, top) in enumerate(zip(node.tops, self._compute(node), strict=True)):
-            if k not in kept:
+        if isinstance(node.layer, DummyData):
+            self._fill(node.layer, node.tops, constant=False)
+        elif node.type != "Input":
+            for name, top in zip(node.tops, self._compute(node), strict=True):
                 self.blobs[name].store_data(top)
+
+    def _fill(self, layer: DummyData, tops: Sequence[str], constant: bool) -> None:
+        for k, name in enumerate(tops):
+            if layer.constant(k) == constant:
+                self.blobs[name].store_data(layer.filled(k, self.blobs[name].shape))
 
     def _compute(self, node: Node) -> tuple[Tensor, ...]:
         """A layer's tops from what its bottoms hold; remembered for backward."""
         bottoms = []
-        for name, down in zip(node.bottoms, node.propagate_down, strict=True):
+        for k, (name, down) in enumerate(zip(node.bottoms, node.propagate_down, strict=True)):
             value = self.blobs[name].data_tensor.data
-            if name in self._rewritten:
-                value = value.clone()  # an in-place layer will overwrite the blob, backward still needs this
+            if name in self._rewritten or (k in self._read_again[node.name] and self.blobs[name].data_is_shown):
+                value = value.clone()  # an in-place layer or a script may overwrite the blob: this is what was read
             wants = down and node.need_backward and value.is_floating_point()
             bottoms.append(value.requires_grad_() if wants else value)
         for attribute, owner, shape in node.views:
@@ -395,8 +411,8 @@ class Net(NetOf2014):
     def _backward_node(self, node: Node) -> None:
         if not (node.bottoms or node.layer.blob_names):
             return
-        if node.name not in self._tape:  # backward without forward: from what the blobs hold, as in Caffe
-            self._compute(node)
+        if node.name not in self._tape or self._overwritten(node):
+            self._compute(node)  # backward goes by what the blobs hold now, as in Caffe
         bottoms, tops = self._tape[node.name]
         rule = inplace.RULES.get(node.type) if node.bottoms[:1] == node.tops[:1] else None
         if rule is not None:
@@ -429,6 +445,15 @@ class Net(NetOf2014):
         for parameter, grad in zip(parameters, grads[len(wanted) :], strict=True):
             if grad is not None:
                 parameter.grad = grad.clone() if parameter.grad is None else parameter.grad.add_(grad)
+
+    def _overwritten(self, node: Node) -> bool:
+        """Whether a bottom that backward reads again holds other values than those that forward read."""
+        used, _ = self._tape[node.name]
+        pairs = ((self.blobs[node.bottoms[k]].data_tensor, used[k]) for k in self._read_again[node.name])
+        return any(
+            now.data_ptr() != then.data_ptr() and now.shape == then.shape and not torch.equal(now.to(then.dtype), then)
+            for now, then in pairs
+        )
 
     def before_forward(self, call: Callback) -> None:
         """Call this with the number of each layer before it runs."""
@@ -468,12 +493,12 @@ class Net(NetOf2014):
                 blob.diff_tensor.zero_()
 
     def reshape(self) -> None:
-        """Propagate the input blobs' shapes through the net, without computing."""
-        known: dict[str, Tensor] = {
-            name: torch.empty(self.blobs[name].shape, device="meta") for name in self.inputs
-        }
+        """Propagate the shapes of the blobs that Input and DummyData give through the net, without computing."""
+        known: dict[str, Tensor] = {}
         for node in self.graph.nodes:
-            if node.type != "Input":
+            if node.type in ("Input", "DummyData"):
+                known.update((top, torch.empty(self.blobs[top].shape, device="meta")) for top in node.tops)
+            else:
                 known.update(zip(node.tops, node.layer.infer(*(known[b] for b in node.bottoms)), strict=True))
             for top in node.tops:
                 self.blobs[top].reshape(*known[top].shape)

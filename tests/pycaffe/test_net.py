@@ -275,6 +275,57 @@ def test_backward_after_part_of_the_net_was_run_again(small: caffe.Net) -> None:
     assert np.isfinite(small.backward()["data"]).all()
 
 
+TRAINED = """force_backward: true
+layer { name: "data" type: "Input" top: "data" top: "label" input_param { shape { dim: 4 dim: 3 } shape { dim: 4 } } }
+layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "h" inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "h" top: "h" }
+layer { name: "drop" type: "Dropout" bottom: "h" top: "d" }
+layer { name: "ip2" type: "InnerProduct" bottom: "d" top: "y" inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "y" bottom: "label" top: "loss" }
+"""
+
+
+@pytest.fixture
+def trained(write_net: WriteNet) -> caffe.Net:
+    net = caffe.Net(write_net(TRAINED), caffe.TRAIN)
+    net.blobs["data"].data[...] = np.random.default_rng(0).random((4, 3))
+    net.params["ip1"][0].data[...] = 1
+    return net
+
+
+@pytest.mark.parametrize("passes", [1, 2])  # in the second pass the arrays are handed out already
+def test_backward_goes_by_what_a_script_wrote_after_forward(passes: int, trained: caffe.Net) -> None:
+    actions = np.array([0, 1, 1, 0])
+    for _ in range(passes):
+        trained.clear_param_diffs()
+        trained.blobs["label"].data[...] = 0
+        trained.forward()
+        y, d, loss = (trained.blobs[name].data.copy() for name in ("y", "d", "loss"))
+        trained.blobs["label"].data[...] = actions
+        trained.blobs["d"].data[...] = 0
+        trained.backward()
+        p = np.exp(y) / np.exp(y).sum(1, keepdims=True)
+        p[range(4), actions] -= 1
+        np.testing.assert_allclose(trained.blobs["y"].diff, p / 4, rtol=1e-4, atol=1e-6)
+        assert not trained.params["ip2"][0].diff.any()
+        assert trained.params["ip2"][1].diff.any()
+        assert trained.blobs["loss"].data == loss, "backward must not change what forward computed"
+        # Dropout's mask and the ReLU in place are those of forward.
+        kept = np.where(d > 0, 2, 0)
+        np.testing.assert_allclose(trained.blobs["h"].diff, trained.blobs["d"].diff * kept, rtol=1e-5)
+        np.testing.assert_allclose(trained.params["ip1"][1].diff, trained.blobs["h"].diff.sum(0), rtol=1e-4, atol=1e-6)
+
+
+def test_what_nobody_wrote_is_not_computed_again(trained: caffe.Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        trained.forward()
+        for blob in trained.blobs.values():
+            blob.data, blob.diff  # noqa: B018
+        with monkeypatch.context() as patch:
+            patch.setattr(trained, "_compute", lambda node: pytest.fail(f"{node.name} was computed again"))
+            trained.backward()
+
+
 def test_callbacks_are_told_each_layers_number(small: caffe.Net) -> None:
     calls: list[tuple[str, int]] = []
     for name in ("before_forward", "after_forward", "before_backward", "after_backward"):
