@@ -7,6 +7,7 @@ from . import log
 from .blob import Blob, BlobVec, RawBlobVec
 from .layers.python import PythonLayer as Layer
 from .net import Net
+from .proto.caffe_pb2 import LayerParameter, SolverParameter
 from .pycaffe import (
     NCCL,
     AdaDeltaSolver,
@@ -33,6 +34,9 @@ from .pycaffe import (
 )
 from .version import __version__
 
+# What Caffe shows of C++'s vectors are lists here.
+BoolVec = DtypeVec = IntVec = LayerVec = NetVec = StringVec = list
+
 __all__ = [
     "NCCL",
     "AdaDeltaSolver",
@@ -40,13 +44,21 @@ __all__ = [
     "AdamSolver",
     "Blob",
     "BlobVec",
+    "BoolVec",
+    "DtypeVec",
+    "IntVec",
     "Layer",
+    "LayerParameter",
+    "LayerVec",
     "NesterovSolver",
     "Net",
+    "NetVec",
     "RMSPropSolver",
     "RawBlobVec",
     "SGDSolver",
     "Solver",
+    "SolverParameter",
+    "StringVec",
     "Timer",
     "__version__",
     "get_solver",

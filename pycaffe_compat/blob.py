@@ -1,13 +1,14 @@
 """A blob as pycaffe shows it: ``data`` and ``diff`` as live, writable float32 arrays.
 
 Live means: an array once handed out is the blob's memory. It shows what the next forward or backward pass writes, and
-what is written into it is what the next layer reads, as long as the blob keeps its shape. Nothing is copied for arrays
-that nobody looks at.
+what is written into it is what the next layer reads, forward and backward, as long as the blob keeps its shape. Nothing
+is copied for arrays that nobody looks at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class _Memory:
         self.shape = tuple(shape)
         self._fill = fill
         self._tensor: Tensor | None = None
-        self._shown = False
+        self.is_shown = False
 
     @property
     def tensor(self) -> Tensor:
@@ -32,16 +33,16 @@ class _Memory:
         return self._tensor
 
     def show(self) -> np.ndarray:
-        if not self._shown:
+        if not self.is_shown:
             self._tensor = self.tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
-            self._shown = True
+            self.is_shown = True
         return self.tensor.numpy()
 
     def store(self, value: Tensor) -> None:
         value = value.detach()
         if tuple(value.shape) != self.shape:
-            self.shape, self._shown = tuple(value.shape), False
-        if self._shown:
+            self.shape, self.is_shown = tuple(value.shape), False
+        if self.is_shown:
             # .data: the tensors that autograd saved of this memory shall see the new contents, as Caffe's layers do.
             self.tensor.data.copy_(value)
         else:
@@ -50,7 +51,7 @@ class _Memory:
     def adopt(self, value: Tensor) -> None:
         self.store(value)
         # Where numpy can show the tensor as it lies in memory, no copy is needed to show it.
-        self._shown = value.device.type == "cpu" and value.dtype == torch.float32 and value.is_contiguous()
+        self.is_shown = value.device.type == "cpu" and value.dtype == torch.float32 and value.is_contiguous()
 
     def reshape(self, shape: tuple[int, ...]) -> None:
         if shape == self.shape:
@@ -59,7 +60,7 @@ class _Memory:
             if self._tensor.numel() == int(np.prod(shape)):
                 self._tensor = self._tensor.reshape(shape)  # the same memory, as in Caffe
             else:
-                self._tensor, self._shown = None, False
+                self._tensor, self.is_shown = None, False
         self.shape = shape
 
 
@@ -99,6 +100,11 @@ class Blob:
     @property
     def data_tensor(self) -> Tensor:
         return self._data.tensor
+
+    @property
+    def data_is_shown(self) -> bool:
+        """Whether somebody holds the array and may write into it."""
+        return self._data.is_shown
 
     @property
     def diff_tensor(self) -> Tensor:
@@ -233,4 +239,4 @@ def _dims(shape: Sequence[int]) -> tuple[int, ...]:
             raise NetError(f"reshape takes the dimensions one by one: reshape(*{dim})")
         if dim < 0:
             raise NetError(f"reshape: dimension {dim} is negative")
-    return tuple(int(dim) for dim in shape)
+    return tuple(index(dim) for dim in shape)  # TypeError for what is no whole number

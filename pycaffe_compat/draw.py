@@ -1,6 +1,6 @@
 """A network as a picture, from its NetParameter alone: no graphviz, nothing built, no data read.
 
-`draw_net_to_file` draws PNG, SVG or PDF with matplotlib, or writes graphviz' language (``.dot``). The names
+`draw_net_to_file` draws PNG, SVG, PDF or JPEG with matplotlib, or writes graphviz' language (``.dot``). The names
 are pycaffe's. A box is a layer with what is folded into it: a layer that works in place (ReLU on its
 producer's blob) is a line in the box whose blob it changes. Arrows are blobs, named where the name is not the
 producer's own.
@@ -34,7 +34,7 @@ from pycaffe_compat.files import atomic_write
 from pycaffe_compat.graph import as_source, filter_net, merged_state
 from pycaffe_compat.proto import caffe_pb2
 
-DOT_SUFFIXES = (".dot", ".gv")
+DOT_SUFFIXES = (".dot", ".gv", ".raw")
 
 # Fill colours a family of layers, light enough for black text; lightness differs too, so they hold in gray.
 _FAMILIES: dict[str, tuple[str, frozenset[str]]] = {
@@ -57,6 +57,11 @@ _FAMILIES: dict[str, tuple[str, frozenset[str]]] = {
     ),
 }
 _OTHER = "#BFE3CF"  # activations, normalisation and other functions of an element
+
+# pydot's attributes for drawings of a script's own.
+LAYER_STYLE_DEFAULT = {"shape": "record", "fillcolor": "#6495ED", "style": "filled"}
+NEURON_LAYER_STYLE = {**LAYER_STYLE_DEFAULT, "fillcolor": "#90EE90"}
+BLOB_STYLE = {"shape": "octagon", "fillcolor": "#E0E0E0", "style": "filled"}
 
 _NAME = FontProperties(family="DejaVu Sans", size=9, weight="bold")
 _TEXT = FontProperties(family="DejaVu Sans", size=8)
@@ -230,26 +235,41 @@ def layer_settings(layer: Any) -> list[str]:
     return words
 
 
-def get_layer_label(layer: Any, rankdir: str = "LR", verbose: bool = False) -> str:
+def get_layer_label(layer: Any, rankdir: str = "LR", display_lrm: bool = False) -> str:
     """A layer's name, type and settings as one text, as pycaffe's function of this name gives.
 
-    rankdir: in a net drawn upright (TB, BT) on one line, otherwise a line each. verbose: learning rates too.
+    rankdir: in a net drawn upright (TB, BT) on one line, otherwise a line each. display_lrm: learning rates
+    too.
     """
     parts = [layer.name, f"({layer.type})", *layer_settings(layer)]
-    if verbose:
+    if display_lrm:
         parts += [f"lr_mult {p.lr_mult:g}, decay_mult {p.decay_mult:g}" for p in layer.param]
     return (" " if rankdir in ("TB", "BT") else "\n").join(parts)
 
 
 def get_edge_label(layer: Any) -> str:
-    """What a layer puts on its outgoing arrows in pycaffe's pictures: batch size, channels or outputs."""
+    """What a layer puts on its outgoing arrows in pycaffe's pictures: batch size, channels or outputs; else what is
+    an empty text in graphviz' language."""
     if layer.type == "Data":
         return f"Batch {layer.data_param.batch_size}"
     if layer.type in ("Convolution", "Deconvolution"):
         return str(layer.convolution_param.num_output)
     if layer.type == "InnerProduct":
         return str(layer.inner_product_param.num_output)
-    return ""
+    return '""'
+
+
+def get_layer_lr_mult(layer: Any) -> tuple[float, float]:
+    """The multipliers of the rates of a layer's weights and biases.  ValueError for types that pycaffe has none for."""
+    if layer.type not in ("Convolution", "Deconvolution", "InnerProduct"):
+        raise ValueError(f"{layer.type} layers have no weights and biases")
+    weights, biases, *_ = *(p.lr_mult for p in layer.param), 1.0, 1.0
+    return weights, biases
+
+
+def get_pooling_types_dict() -> dict[int, str]:
+    """The names of the pooling methods by their numbers."""
+    return {number: name for name, number in caffe_pb2.PoolingParameter.PoolMethod.items()}
 
 
 def choose_color_by_layertype(layertype: str) -> str:
@@ -872,7 +892,7 @@ def draw_net_to_file(
     title: str | None = None,
     dpi: int = 150,
 ) -> None:
-    """Draw a NetParameter to a file: .png, .svg, .pdf, or .dot / .gv for graphviz' language.
+    """Draw a NetParameter to a file: .png, .svg, .pdf, .jpg, or .dot, .gv, .raw for graphviz' language.
 
     phase, level, stages: draw the net as Caffe would build it for that state; phase None: every layer of the
     file, each with its rule. rankdir: TB, BT, LR or RL. display_lrm is taken for pycaffe's sake.

@@ -1,6 +1,6 @@
 """What can go wrong, as one small tree.
 
-    CaffeError
+    CaffeError (a RuntimeError)
     ├── PrototxtError   text that does not parse: file:line:column and what stood there
     ├── NetError        a net that parses but cannot be built: unknown type, missing bottom, bad shape
     ├── WeightsError    weights or snapshots that cannot be read, or do not fit the net
@@ -12,8 +12,9 @@ to do. The programs print it after ``error:`` and exit with 1.
 """
 
 
-class CaffeError(Exception):
-    """Base of every error this library raises about its input."""
+class CaffeError(RuntimeError):
+    """Base of every error this library raises about its input. A RuntimeError, which is what pycaffe raises where a
+    file cannot be opened or an array does not fit."""
 
 
 class PrototxtError(CaffeError):

@@ -20,7 +20,7 @@ from PIL import Image
 from pycaffe_compat.errors import CaffeError
 from pycaffe_compat.files import atomic_write
 
-PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
+PICTURE_SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 ANIMATION_SUFFIXES = (".gif", ".apng", ".png", ".webp")
 
 # Okabe and Ito's colours, told apart with every common form of colour blindness (jfly.uni-koeln.de/color);
@@ -46,14 +46,13 @@ def suffix_of(path: str | os.PathLike[str], allowed: Sequence[str]) -> str:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) -> None:
-    """Write a figure as PNG, SVG or PDF, by the name's suffix.
+    """Write a figure as PNG, SVG, PDF or JPEG, by the name's suffix.
 
     The file is complete or absent, and free of dates and random names, so equal figures are equal files.
     Errors: CaffeError for another suffix; OSError when the place can't be written.
     """
     kind = suffix_of(path, PICTURE_SUFFIXES)[1:]
     metadata: dict[str, dict[str, str | None]] = {
-        "png": {},
         "svg": {"Date": None},
         "pdf": {"CreationDate": None},
     }
@@ -62,7 +61,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) ->
         matplotlib.rc_context({"svg.hashsalt": "pycaffe_compat"}),
         atomic_write(path) as temporary,
     ):
-        figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata[kind])
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata.get(kind))
 
 
 def rasterise(figure: Figure, dpi: int = 100) -> Image.Image:

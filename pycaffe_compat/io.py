@@ -47,8 +47,8 @@ def blobproto_to_array(blob: caffe_pb2.BlobProto, return_diff: bool = False) -> 
         values = np.array(blob.double_diff if return_diff else blob.double_data, np.float64)
     old = any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
     shape = (blob.num, blob.channels, blob.height, blob.width) if old else tuple(blob.shape.dim)
-    if not old and not blob.HasField("shape") and values.size == 1:
-        return values.reshape(())  # a scalar is written without a shape
+    if values.size == 1 and not shape:
+        return values.reshape(())  # a scalar's shape has no dimensions, or is not there
     return _shaped(values, shape, "BlobProto")
 
 
@@ -197,10 +197,12 @@ class Transformer:
         self.raw_scale[in_] = scale
 
     def set_mean(self, in_: str, mean: np.ndarray) -> None:
-        """What is subtracted: one value a channel, or an image (K, H, W) of the input's size.
+        """What is subtracted: one value a channel, or an image (K, H, W). One of another size, e.g. of 256x256 for
+        inputs of 227x227, is resized; one of one channel is subtracted from each.
 
         Raises:
-            DataError: another shape. (A ValueError too, as in Caffe.)
+            DataError: another number of dimensions or channels, or an image (H, W) of another size. (A ValueError
+                too, as in Caffe.)
         """
         shape = self._shape(in_)
         if mean.ndim == 1:
@@ -210,7 +212,10 @@ class Transformer:
         else:
             image = (1, *mean.shape) if mean.ndim == 2 else mean.shape
             if tuple(image) != shape[1:]:
-                raise _ShapeError(f"mean of shape {mean.shape}, the input's is {shape[1:]}")
+                if mean.ndim != 3 or mean.shape[0] not in (1, shape[1]):
+                    raise _ShapeError(f"mean of shape {mean.shape}, the input's is {shape[1:]}")
+                # The original brings it to 0..1 meanwhile, which changes nothing but makes a constant mean NaN.
+                mean = resize_image(mean.transpose(1, 2, 0), shape[2:]).transpose(2, 0, 1)
         self.mean[in_] = mean
 
     def set_input_scale(self, in_: str, scale: float) -> None:

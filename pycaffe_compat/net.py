@@ -21,8 +21,19 @@ from .blob import Blob, BlobVec
 from .errors import CaffeError, NetError
 from .graph import Graph, Node, share_values
 from .layers.base import as_tuple, shape_text
+from .layers.data import DummyData
 from .layers.python import Python
+from .legacy import NetOf2014
 from .weights import write_weights
+
+# What a layer's backward reads from its bottoms again, in Caffe: those from this one on. Other layers, and a loss's
+# predictions, go by what forward kept: a mask, an index, a probability.
+_READ_AGAIN = {
+    **dict.fromkeys("Convolution Deconvolution InnerProduct Embed Scale ReLU PReLU AbsVal BNLL Reduction".split(), 0),
+    **dict.fromkeys("ConvolutionDepthwise DepthwiseConvolution MultinomialLogisticLoss".split(), 0),
+    **dict.fromkeys("SoftmaxWithLoss SigmoidCrossEntropyLoss HingeLoss InfogainLoss".split(), 1),
+    "ContrastiveLoss": 2,
+}
 
 Callback = Callable[[int], object]
 """Called with a layer's number."""
@@ -55,7 +66,7 @@ class NetLayer:
         self.type, self.blobs = kind, blobs
 
 
-class Net:
+class Net(NetOf2014):
     """pycaffe's net: ``Net(network_file, phase, level=0, stages=None, weights=None)``, or the older
     ``Net(network_file, weights, phase)``.
 
@@ -88,6 +99,8 @@ class Net:
                 f"{args[0] if args else 'phase'}, weights='{fspath(weights)}')",
                 "_caffe.cpp:174",
             )
+        if args and args[0] is None:
+            raise TypeError("Net(file, phase, ...): the phase is caffe.TRAIN or caffe.TEST, not None")
         if len(args) > 4:
             raise TypeError(f"Net takes a file, phase, level, stages and weights: {len(args) + 1} arguments are given")
         given = dict(zip(("phase", "level", "stages", "weights"), args, strict=False))
@@ -107,18 +120,20 @@ class Net:
         self._debug_info: bool = graph.param.debug_info
         self._tape: dict[str, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
         self._rewritten = {t for node in graph.nodes for t in node.tops if t in node.bottoms}
+        self._read_again: dict[str, list[int]] = {}
+        later: set[str] = set()
+        for node in reversed(graph.nodes):
+            later.update(node.tops)  # a blob that is written in place from here on holds something else by then
+            first = _READ_AGAIN.get(node.type, len(node.bottoms))
+            self._read_again[node.name] = [k for k, b in enumerate(node.bottoms) if k >= first and b not in later]
         self._before_forward: list[Callback] = []
         self._after_forward: list[Callback] = []
         self._before_backward: list[Callback] = []
         self._after_backward: list[Callback] = []
-        self._written_once: dict[str, set[int]] = {}
         for node in graph.nodes:
-            if node.type == "DummyData":
-                # Caffe fills these when the net is built, and constants never again: what a script writes there stays.
-                self._forward_node(node)
-                fillers = node.param.dummy_data_param.data_filler
-                constant = [not fillers or fillers[k % len(fillers)].type == "constant" for k in range(len(node.tops))]
-                self._written_once[node.name] = {k for k, once in enumerate(constant) if once}
+            if isinstance(node.layer, DummyData):
+                # Constants are filled now and never again, as in Caffe: what a script writes there stays.
+                self._fill(node.layer, node.tops, constant=True)
         if weights is not None:
             self.copy_from(weights)
 
@@ -129,7 +144,7 @@ class Net:
         return self.graph.name
 
     @property
-    def inputs(self) -> list[str]:
+    def inputs(self) -> list[str]:  # type: ignore[override]
         """The blobs that the caller fills: tops of Input layers."""
         return self.graph.inputs
 
@@ -240,14 +255,18 @@ class Net:
 
         Args:
             diffs: names of blobs whose diff to return beside the inputs' (with ``end``: that layer's bottoms').
-            outputs: top gradients to start from, written into the blobs' diff; without them those that are there
-                (a loss's weight).
+            outputs: top gradients to start from, one for each of the net's outputs, written into the blobs' diff;
+                without them those that are there (a loss's weight).
         """
         first = self._index(start) if start is not None else len(self.graph.nodes) - 1
         last = self._index(end) if end is not None else 0
         names = list(self.graph.nodes[last].bottoms) if end is not None else list(self.inputs)
+        if outputs and set(outputs) != set(self.outputs):
+            raise NetError(
+                f'output blobs are {self.outputs}, {sorted(outputs)} are given: write others into net.blobs["..."].diff'
+            )
         for name, value in outputs.items():
-            self._write("diff of", name, self._blob(name).diff, value)
+            self._write("diff of", name, self.blobs[name].diff, value)
         self._backward(first, last)
         return {name: self._blob(name).diff for name in dict.fromkeys(names + list(diffs or ()))}
 
@@ -265,13 +284,12 @@ class Net:
         """``forward`` and ``backward`` over any number of rows: all outputs, and all inputs' diffs.
 
         Args:
-            arrays: input blobs by name, and output blobs' gradients by name.
+            arrays: input blobs by name, and output blobs' gradients by name; others are not read.
         """
         forward = {name: arrays[name] for name in self.inputs if name in arrays}
         backward = {name: arrays[name] for name in self.outputs if name in arrays}
-        strange = sorted(set(arrays) - set(forward) - set(backward))
-        if strange:
-            raise NetError(f'"{strange[0]}" is neither an input {self.inputs} nor an output {self.outputs} of the net')
+        for name in sorted(set(arrays) - set(forward) - set(backward)):
+            log.warning(f'"{name}" is neither an input {self.inputs} nor an output {self.outputs}', "pycaffe.py:216")
         return self._in_batches(blobs, diffs, forward, backward, backward=True)
 
     def _in_batches(
@@ -286,15 +304,15 @@ class Net:
         if len(rows) != 1:
             raise NetError(f"arrays of one length are needed, these have {sorted(rows) or 'none'}")
         (count,) = rows
-        all_outputs: dict[str, list[np.ndarray]] = {}
-        all_diffs: dict[str, list[np.ndarray]] = {}
+        all_outputs: dict[str, list[np.ndarray]] = {name: [] for name in (*self.outputs, *(blobs or ()))}
+        all_diffs: dict[str, list[np.ndarray]] = {name: [] for name in (*self.inputs, *(diffs or ()))}
         nothing: dict[str, np.ndarray] = {}
         for into, out in zip_longest(self._batch(inputs), self._batch(outputs), fillvalue=nothing):
             for name, array in self.forward(blobs, None, None, **into).items():
-                all_outputs.setdefault(name, []).extend(array.copy())
+                all_outputs[name].extend(array.copy())
             if backward:
                 for name, array in self.backward(diffs, None, None, **out).items():
-                    all_diffs.setdefault(name, []).extend(array.copy())
+                    all_diffs[name].extend(array.copy())
         # Cutting all of them to the rows that came in; the original forgets some where outputs and inputs differ in
         # number.
         cut = [{name: np.asarray(rows)[:count] for name, rows in each.items()} for each in (all_outputs, all_diffs)]
@@ -359,20 +377,24 @@ class Net:
                 call(i)
 
     def _forward_node(self, node: Node) -> None:
-        if node.type == "Input":
-            return
-        kept = self._written_once.get(node.name, ())
-        for k, (name, top) in enumerate(zip(node.tops, self._compute(node), strict=True)):
-            if k not in kept:
+        if isinstance(node.layer, DummyData):
+            self._fill(node.layer, node.tops, constant=False)
+        elif node.type != "Input":
+            for name, top in zip(node.tops, self._compute(node), strict=True):
                 self.blobs[name].store_data(top)
+
+    def _fill(self, layer: DummyData, tops: Sequence[str], constant: bool) -> None:
+        for k, name in enumerate(tops):
+            if layer.constant(k) == constant:
+                self.blobs[name].store_data(layer.filled(k, self.blobs[name].shape))
 
     def _compute(self, node: Node) -> tuple[Tensor, ...]:
         """A layer's tops from what its bottoms hold; remembered for backward."""
         bottoms = []
-        for name, down in zip(node.bottoms, node.propagate_down, strict=True):
+        for k, (name, down) in enumerate(zip(node.bottoms, node.propagate_down, strict=True)):
             value = self.blobs[name].data_tensor.data
-            if name in self._rewritten:
-                value = value.clone()  # an in-place layer will overwrite the blob, backward still needs this
+            if name in self._rewritten or (k in self._read_again[node.name] and self.blobs[name].data_is_shown):
+                value = value.clone()  # an in-place layer or a script may overwrite the blob: this is what was read
             wants = down and node.need_backward and value.is_floating_point()
             bottoms.append(value.requires_grad_() if wants else value)
         for attribute, owner, shape in node.views:
@@ -394,8 +416,8 @@ class Net:
     def _backward_node(self, node: Node) -> None:
         if not (node.bottoms or node.layer.blob_names):
             return
-        if node.name not in self._tape:  # backward without forward: from what the blobs hold, as in Caffe
-            self._compute(node)
+        if node.name not in self._tape or self._overwritten(node):
+            self._compute(node)  # backward goes by what the blobs hold now, as in Caffe
         bottoms, tops = self._tape[node.name]
         wanted = [(name, b) for name, b in zip(node.bottoms, bottoms, strict=True) if b.requires_grad]
         rule = inplace.rule_of(node, self._rewritten)
@@ -430,6 +452,15 @@ class Net:
             if grad is not None:
                 parameter.grad = grad.clone() if parameter.grad is None else parameter.grad.add_(grad)
 
+    def _overwritten(self, node: Node) -> bool:
+        """Whether a bottom that backward reads again holds other values than those that forward read."""
+        used, _ = self._tape[node.name]
+        pairs = ((self.blobs[node.bottoms[k]].data_tensor, used[k]) for k in self._read_again[node.name])
+        return any(
+            now.data_ptr() != then.data_ptr() and now.shape == then.shape and not torch.equal(now.to(then.dtype), then)
+            for now, then in pairs
+        )
+
     def before_forward(self, call: Callback) -> None:
         """Call this with the number of each layer before it runs."""
         self._before_forward.append(call)
@@ -449,12 +480,17 @@ class Net:
     # ------------------------------------------------------------------------------------------- parameters and shapes
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
-        """Give the MemoryData layer that begins the net its rows: (N, C, H, W) and N labels, both float32."""
+        """Give the MemoryData layer that begins the net its rows: (N, C, H, W) and N labels, both float32.
+
+        They are not copied: what is written into them later is seen. So other arrays are refused.
+        """
         if not self.graph.nodes or self.graph.nodes[0].type != "MemoryData":
             first = f": {self.graph.nodes[0].label}" if self.graph.nodes else ""
             raise NetError(f"set_input_arrays is for nets that begin with a MemoryData layer{first}")
         layer: Any = self.graph.nodes[0].layer
         layer.reset(data, labels)
+
+    _set_input_arrays = set_input_arrays
 
     def clear_param_diffs(self) -> None:
         """Set every parameter's diff to zero."""
@@ -463,12 +499,12 @@ class Net:
                 blob.diff_tensor.zero_()
 
     def reshape(self) -> None:
-        """Propagate the input blobs' shapes through the net, without computing."""
-        known: dict[str, Tensor] = {
-            name: torch.empty(self.blobs[name].shape, device="meta") for name in self.inputs
-        }
+        """Propagate the shapes of the blobs that Input and DummyData give through the net, without computing."""
+        known: dict[str, Tensor] = {}
         for node in self.graph.nodes:
-            if node.type != "Input":
+            if node.type in ("Input", "DummyData"):
+                known.update((top, torch.empty(self.blobs[top].shape, device="meta")) for top in node.tops)
+            else:
                 known.update(zip(node.tops, node.layer.infer(*(known[b] for b in node.bottoms)), strict=True))
             for top in node.tops:
                 self.blobs[top].reshape(*known[top].shape)

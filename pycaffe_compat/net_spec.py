@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from .errors import NetError
@@ -31,6 +32,16 @@ def param_name_dict() -> dict[str, str]:
 def _param_names(layer: Any) -> dict[str, str]:
     pairs = ((f.message_type, f.name) for f in layer.DESCRIPTOR.fields if f.name.endswith("_param"))
     return {t.name.removesuffix("Parameter"): name.removesuffix("_param") for t, name in pairs if t is not None}
+
+
+class _NoSuchSetting(NetError, AttributeError):
+    """NetError, and for scripts what pycaffe raised."""
+
+
+class _NoSuchTop(AttributeError, KeyError):
+    """AttributeError, as Python has it for attributes, and for scripts what pycaffe raised."""
+
+    __str__ = Exception.__str__  # KeyError's would quote the message
 
 
 class Top:
@@ -147,13 +158,14 @@ def _set_layer_field(layer: caffe_pb2.LayerParameter, own: str | None, key: str,
     message = getattr(layer, f"{own}_param") if own and not key.endswith("param") else None
     known = [*(message.DESCRIPTOR.fields_by_name if message else ()), *layer.DESCRIPTOR.fields_by_name]
     if key not in known:
-        raise NetError(f"L.{layer.type}: there is no setting {key!r}{did_you_mean(key, known)}")
+        raise _NoSuchSetting(f"L.{layer.type}: there is no setting {key!r}{did_you_mean(key, known)}")
     assign_proto(message if message and key in message.DESCRIPTOR.fields_by_name else layer, key, value)
 
 
 def assign_proto(proto: Any, name: str, val: Any) -> None:
-    """Sets a message's field from a Python value: a dict fills a message, a list a repeated field; one value for a
-    repeated field is a list of it. Enum values are numbers (``P.Pooling.MAX``) or names.
+    """Sets a message's field from a Python value: a dict fills a message (an empty one leaves it unset), a list a
+    repeated field; one value for a repeated field is a list of it. Enum values are numbers (``P.Pooling.MAX``) or
+    names.
 
     Raises:
         NetError: there is no such field, or the value is of another kind.
@@ -161,7 +173,7 @@ def assign_proto(proto: Any, name: str, val: Any) -> None:
     field = proto.DESCRIPTOR.fields_by_name.get(name)
     if field is None:
         known = proto.DESCRIPTOR.fields_by_name
-        raise NetError(f"{proto.DESCRIPTOR.name} has no field {name!r}{did_you_mean(name, known)}")
+        raise _NoSuchSetting(f"{proto.DESCRIPTOR.name} has no field {name!r}{did_you_mean(name, known)}")
     try:
         target = getattr(proto, name)
         if hasattr(target, "extend"):  # repeated; the descriptor's own word for it differs between protobuf releases
@@ -181,7 +193,6 @@ def assign_proto(proto: Any, name: str, val: Any) -> None:
 
 def _fill(message: Any, value: Any) -> None:
     if isinstance(value, Mapping):
-        message.SetInParent()
         for key, item in value.items():
             assign_proto(message, key, item)
     else:
@@ -198,7 +209,11 @@ def _scalar(value: Any) -> Any:
 
 
 class NetSpec:
-    """Tops by name, set as attributes (``n.conv1 = L.Convolution(...)``) or items (``n["conv1"]``)."""
+    """Tops by name, set as attributes (``n.conv1 = L.Convolution(...)``) or items (``n["conv1"]``).
+
+    As long as no top is named so, it has SSD's ``keys()``, the names; ``vals()``, what they hold; and
+    ``update(name, settings)``, which changes or adds settings of the layer of this name.
+    """
 
     tops: OrderedDict[str, Any]
 
@@ -211,9 +226,11 @@ class NetSpec:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "tops":  # copy and pickle ask for these
             raise AttributeError(name)
-        if name not in self.tops:
-            raise AttributeError(f"the NetSpec holds no {name!r}{did_you_mean(name, self.tops)}")
-        return self.tops[name]
+        if name in self.tops:
+            return self.tops[name]
+        if name in _OF_A_FORK:
+            return partial(_OF_A_FORK[name], self.tops)
+        raise _NoSuchTop(f"the NetSpec holds no {name!r}{did_you_mean(name, self.tops)}")
 
     def __delattr__(self, name: str) -> None:
         del self.tops[name]
@@ -223,19 +240,6 @@ class NetSpec:
 
     __setitem__, __delitem__ = __setattr__, __delattr__
 
-    def keys(self) -> list[str]:
-        """The names."""
-        return list(self.tops)
-
-    def vals(self) -> list[Any]:
-        """What they hold."""
-        return list(self.tops.values())
-
-    def update(self, name: str, params: Mapping[str, Any]) -> None:
-        """Change or add settings of the layer of this name."""
-        held = self.tops[name]
-        (held.fn if isinstance(held, Top) else held).params.update(params)
-
     def to_proto(self) -> caffe_pb2.NetParameter:
         """The net of all layers that the tops need, under the NetSpec's names."""
         for name, top in self.tops.items():
@@ -243,6 +247,15 @@ class NetSpec:
                 raise TypeError(f"NetSpec: {name!r} is not a Top (type is {type(top)})")
         functions = [top.fn if isinstance(top, Top) else top for top in self.tops.values()]
         return _net_of(functions, {top: name for name, top in self.tops.items()})
+
+
+def _update(tops: Mapping[str, Any], name: str, params: Mapping[str, Any]) -> None:
+    held = tops[name]
+    (held.fn if isinstance(held, Top) else held).params.update(params)
+
+
+# Not methods: these would keep tops from being named so.
+_OF_A_FORK: dict[str, Callable[..., Any]] = {"keys": list, "vals": lambda tops: list(tops.values()), "update": _update}
 
 
 def layer_function(name: str) -> Callable[..., Any]:

@@ -98,36 +98,36 @@ class Solver(TrainingLoop):
 
 
 class SGDSolver(Solver):
-    """A solver of type SGD, whatever the file says."""
+    """A solver of type SGD, whatever the file says. The other types are its subclasses, as in Caffe."""
 
     type = "SGD"
 
 
-class NesterovSolver(Solver):
+class NesterovSolver(SGDSolver):
     """A solver of type Nesterov, whatever the file says."""
 
     type = "Nesterov"
 
 
-class AdaGradSolver(Solver):
+class AdaGradSolver(SGDSolver):
     """A solver of type AdaGrad, whatever the file says."""
 
     type = "AdaGrad"
 
 
-class RMSPropSolver(Solver):
+class RMSPropSolver(SGDSolver):
     """A solver of type RMSProp, whatever the file says."""
 
     type = "RMSProp"
 
 
-class AdaDeltaSolver(Solver):
+class AdaDeltaSolver(SGDSolver):
     """A solver of type AdaDelta, whatever the file says."""
 
     type = "AdaDelta"
 
 
-class AdamSolver(Solver):
+class AdamSolver(SGDSolver):
     """A solver of type Adam, whatever the file says."""
 
     type = "Adam"

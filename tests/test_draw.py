@@ -63,6 +63,20 @@ def test_convolution_settings(text: str, words: list[str]) -> None:
     assert draw.get_edge_label(layer) == words[1].split()[0]
 
 
+def test_more_of_pycaffes_names() -> None:
+    layer = parse_net(conv("c", "data", "num_output: 1")).param.layer[0]
+    assert draw.get_layer_lr_mult(layer) == (1, 1)
+    layer.param.add(lr_mult=3)
+    assert draw.get_layer_lr_mult(layer) == (3, 1)
+    assert draw.get_layer_label(layer, display_lrm=True).endswith("lr_mult 3, decay_mult 1")
+    pooling = parse_net('layer { name: "p" type: "Pooling" bottom: "data" top: "p" }').param.layer[0]
+    assert draw.get_edge_label(pooling) == '""'
+    with pytest.raises(ValueError, match="Pooling layers have no weights"):
+        draw.get_layer_lr_mult(pooling)
+    assert draw.get_pooling_types_dict() == {0: "MAX", 1: "AVE", 2: "STOCHASTIC"}
+    assert draw.BLOB_STYLE["shape"] == "octagon"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -224,7 +238,7 @@ def test_files(golden: Path, tmp_path: Path) -> None:
         draw.draw_net_to_file(net, path)
         assert path.read_bytes() == first
     assert draw.draw_net(net, ext="png").startswith(starts["png"])
-    for bad in ("net.jpg", "net"):
+    for bad in ("net.bmp", "net"):
         with pytest.raises(CaffeError, match="must end in"):
             draw.draw_net_to_file(net, tmp_path / bad)
 

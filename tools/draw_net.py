@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Draw a network as a picture, from its prototxt alone.
 
-    tools/draw_net.py prototxt/l8.prototxt -o l8.png           every layer, with its phase and stages
+    tools/draw_net.py prototxt/l8.prototxt l8.png              every layer, with its phase and stages
     tools/draw_net.py prototxt/l8.prototxt -o l8.svg --stage deploy
     tools/draw_net.py net.prototxt -o net.pdf --rankdir LR     from left to right
     tools/draw_net.py net.prototxt -o net.dot                  text for graphviz
 
 A box is a layer; layers that work in place (ReLU) are a line in the box whose blob they change. Arrows are
-blobs; blue ones bypass layers. Needs no graphviz. The suffix chooses: .png, .svg, .pdf, .dot or .gv.
+blobs; blue ones bypass layers. Needs no graphviz. The suffix chooses: .png, .svg, .pdf, .jpg, .dot, .gv or .raw.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("net", metavar="NET", help="the network's prototxt; looked for in prototxt/ too")
-    p.add_argument("-o", "--output", required=True, metavar="FILE", help=", ".join(SUFFIXES))
+    p.add_argument("file", metavar="FILE", nargs="?", help=f"where to: {', '.join(SUFFIXES)}")
+    p.add_argument("-o", "--output", metavar="FILE", help="the same")
     p.add_argument(
         "--rankdir",
         choices=("TB", "BT", "LR", "RL"),
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("train", "test", "all"),
         help="draw the net as built for it (default: all layers; test with --stage or --level)",
     )
+    p.add_argument("--display_lrm", action="store_true", help="is taken and has no effect, for Caffe's command lines")
     p.add_argument("--stage", action="append", default=[], metavar="NAME", help="a stage; may be repeated")
     p.add_argument("--level", type=int, default=0, help="the level (0)")
     p.add_argument("--title", help="above the picture (default: the net's name)")
@@ -62,14 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     if args.phase == "all" and (args.stage or args.level):
         p.error("--phase all draws every layer: --stage and --level have no meaning with it")
-    figures.suffix_of(args.output, SUFFIXES)
+    if (args.file is None) == (args.output is None):
+        p.error("give one file to draw to")
+    output = args.output or args.file
+    figures.suffix_of(output, SUFFIXES)
     phases = {"train": caffe_pb2.TRAIN, "test": caffe_pb2.TEST, "all": None}
     source = read_net(resources.net_path(args.net))
     if not source.param.layer:
         raise NetError(f"{args.net}: no layers in this net")
     draw.draw_net_to_file(
         source.param,
-        args.output,
+        output,
         args.rankdir,
         phases[args.phase or ("test" if args.stage or args.level else "all")],
         level=args.level,
@@ -77,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         title=args.title,
         dpi=args.dpi,
     )
-    print(args.output)
+    print(output)
     return 0
 
 

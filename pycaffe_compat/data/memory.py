@@ -38,21 +38,28 @@ class MemorySource:
     def reset(self, data: Any, labels: Any) -> None:
         """Read from these arrays from now on, from their first row.
 
-        float32 arrays are not copied: what is written into them later is seen.
+        They are not copied: what is written into them later is seen. So both are float32 and C-contiguous, as Caffe
+        wants them.
 
         Args:
             data: items x channels x height x width; the number of items is a multiple of the batch size.
-            labels: one a item, in any shape.
+            labels: one an item: (items,) or (items, 1, 1, 1).
 
         Raises:
             DataError: they do not fit the layer; it keeps what it has.
         """
         batch, *item = self.shape
-        data, labels = np.asarray(data, np.float32, order="C"), np.asarray(labels, np.float32, order="C")
+        for what, array in (("data", data), ("labels", labels)):
+            if not isinstance(array, np.ndarray) or array.dtype != np.float32 or not array.flags.c_contiguous:
+                kind = getattr(array, "dtype", type(array).__name__)
+                raise DataError(
+                    f"{self.label}: {what} must be a C-contiguous float32 array, this is {kind}: "
+                    f"give np.ascontiguousarray({what}, np.float32)"
+                )
         if data.ndim != 4 or data.shape[1:] != tuple(item):
             raise DataError(f"{self.label}: data of shape {data.shape}; items must be {'x'.join(map(str, item))}")
-        if labels.size != len(data):
-            raise DataError(f"{self.label}: {labels.size} labels for {len(data)} items of data")
+        if labels.shape not in ((len(data),), (len(data), 1, 1, 1)):
+            raise DataError(f"{self.label}: labels of shape {labels.shape} for {len(data)} items of data")
         if not len(data) or len(data) % batch:
             raise DataError(f"{self.label}: {len(data)} items; give a multiple of batch_size {batch}")
         self.arrays, self.row = (data, labels.reshape(-1)), 0

@@ -24,17 +24,19 @@ from .base import Layer, register
 
 @register("Input", param="input_param", bottoms=0, tops=(1, None))
 class Input(Layer):
-    """Blobs that the caller fills: their shapes are what the net is built for; other sizes may be given later."""
+    """Blobs that the caller fills: their shapes are what the net is built for; other sizes may be given later. Without
+    a shape a blob has no dimensions until then."""
 
     gradient = "no"
 
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
         shapes, tops = self.settings.shape, len(self.param.top)
-        if len(shapes) not in (1, tops):
+        if len(shapes) not in (0, 1, tops):
             raise NetError(f"{len(shapes)} shape for {tops} tops: give input_param one shape, or one a top")
         if any(d < 0 for shape in shapes for d in shape.dim):
             raise NetError("input_param: a dimension is negative")
-        return [torch.empty(tuple(shapes[i % len(shapes)].dim), device="meta") for i in range(tops)]
+        dims = [tuple(shape.dim) for shape in shapes] or [()]
+        return [torch.empty(dims[i % len(dims)], device="meta") for i in range(tops)]
 
 
 class DataLayer(Layer):
@@ -248,19 +250,33 @@ class _Fillings:
 class DummyData(DataLayer):
     """Blobs filled by fillers (constant 0 without one): random ones anew for each batch."""
 
+    source: _Fillings  # type: ignore[assignment]
+
     def setup(self, *bottoms: Tensor) -> None:
-        s, tops = self.settings, len(self.param.top)
-        old = [s.num, s.channels, s.height, s.width]
-        if s.shape and any(old):
+        s = self.settings
+        old = {name: list(getattr(s, name)) for name in ("num", "channels", "height", "width")}
+        if s.shape and any(old.values()):
             raise NetError("dummy_data_param: shape excludes the older num, channels, height, width")
-        if not s.shape and len({len(dims) for dims in old}) > 1:
-            raise NetError("dummy_data_param: give as many num as channels, height and width")
-        shapes = [tuple(shape.dim) for shape in s.shape] or [tuple(dims) for dims in zip(*old, strict=True)]
-        for what, count, least in (("shape", len(shapes), 1), ("data_filler", len(s.data_filler), 0)):
-            if count not in (least, 1, tops):
-                raise NetError(f"dummy_data_param: {count} {what} for {tops} tops: give one, or one a top")
+        if any(old.values()):
+            shapes = list(zip(*(self._a_top(dims, name) for name, dims in old.items()), strict=True))
+        else:
+            shapes = self._a_top([tuple(shape.dim) for shape in s.shape], "shape")
         if any(d < 0 for shape in shapes for d in shape):
             raise NetError("dummy_data_param: a dimension is negative")
-        given = list(s.data_filler) or [None]
-        pairs = [(shapes[i % len(shapes)], given[i % len(given)]) for i in range(tops)]
-        self.open(_Fillings([shape for shape, _ in pairs], [filler for _, filler in pairs]))
+        self.open(_Fillings(shapes, self._a_top(list(s.data_filler) or [None], "data_filler")))
+
+    def _a_top(self, given: list[Any], what: str) -> list[Any]:
+        """One value a top, of which one for all may be given."""
+        tops = len(self.param.top)
+        if len(given) not in (1, tops):
+            raise NetError(f"dummy_data_param: {len(given)} {what} for {tops} tops: give one, or one a top")
+        return given * tops if len(given) == 1 else given
+
+    def constant(self, top: int) -> bool:
+        """Whether this top is filled once, when a Net is built."""
+        filler = self.source.fillers[top]
+        return filler is None or filler.type == "constant"
+
+    def filled(self, top: int, shape: tuple[int, ...]) -> Tensor:
+        """New values for this top, in a shape that may be another than the file's."""
+        return fillers.fill(self.source.fillers[top], shape)

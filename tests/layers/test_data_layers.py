@@ -124,7 +124,7 @@ def test_memory_data_walks_through_the_arrays_round_and_round() -> None:
     data[:] = 7  # the arrays are not copied
     net.forward()
     assert (net.blobs["data"].data == 7).all()
-    net.set_input_arrays(data[:2] + 1, np.array([5, 6]))
+    net._set_input_arrays(data[:2] + 1, np.array([5, 6], np.float32).reshape(2, 1, 1, 1))
     net.forward()
     assert (net.blobs["data"].data == 8).all()
     assert net.blobs["label"].data.reshape(-1).tolist() == [5, 6]
@@ -133,7 +133,7 @@ def test_memory_data_walks_through_the_arrays_round_and_round() -> None:
 def test_memory_data_resumes_where_it_was() -> None:
     graph = build(MEMORY)
     source = graph.data_layers["d"].source
-    data, labels = np.zeros((6, 1, 2, 3)), np.arange(6)
+    data, labels = np.zeros((6, 1, 2, 3), np.float32), np.arange(6, dtype=np.float32)
     graph.data_layers["d"].reset(data, labels)
     graph()
     state = source.state_dict()
@@ -145,14 +145,22 @@ def test_memory_data_resumes_where_it_was() -> None:
     assert other()[1].reshape(-1).tolist() == [2, 3]
 
 
+def rows(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
 @pytest.mark.parametrize(
     ("data", "labels", "message"),
     [
-        (np.zeros((2, 1, 2, 4)), np.zeros(2), "data of shape (2, 1, 2, 4); items must be 1x2x3"),
-        (np.zeros((2, 6)), np.zeros(2), "data of shape (2, 6)"),
-        (np.zeros((2, 1, 2, 3)), np.zeros(3), "3 labels for 2 items"),
-        (np.zeros((3, 1, 2, 3)), np.zeros(3), "3 items; give a multiple of batch_size 2"),
-        (np.zeros((0, 1, 2, 3)), np.zeros(0), "0 items"),
+        (rows(2, 1, 2, 4), rows(2), "data of shape (2, 1, 2, 4); items must be 1x2x3"),
+        (rows(2, 6), rows(2), "data of shape (2, 6)"),
+        (rows(2, 1, 2, 3), rows(3), "labels of shape (3,) for 2 items"),
+        (rows(2, 1, 2, 3), rows(2, 1), "labels of shape (2, 1) for 2 items"),
+        (rows(3, 1, 2, 3), rows(3), "3 items; give a multiple of batch_size 2"),
+        (rows(0, 1, 2, 3), rows(0), "0 items"),
+        (np.zeros((2, 1, 2, 3)), rows(2), "data must be a C-contiguous float32 array, this is float64: give np.asc"),
+        (rows(2, 1, 3, 2).transpose(0, 1, 3, 2), rows(2), "data must be a C-contiguous float32 array"),
+        (rows(2, 1, 2, 3), [0, 1], "labels must be a C-contiguous float32 array, this is list"),
     ],
 )
 def test_arrays_that_do_not_fit(data: np.ndarray, labels: np.ndarray, message: str) -> None:
@@ -185,6 +193,7 @@ def dummy(settings: str, tops: int) -> Graph:
         ('shape { dim: 2 } data_filler { type: "constant" value: 4 }', 2, [(2,)] * 2, [4, 4]),
         ("shape { dim: 2 } data_filler { value: 4 } data_filler { value: 5 }", 2, [(2,)] * 2, [4, 5]),
         ("num: 2 channels: 3 height: 4 width: 5", 2, [(2, 3, 4, 5)] * 2, [0, 0]),
+        ("num: 5 channels: 3 channels: 1 height: 4 width: 4", 2, [(5, 3, 4, 4), (5, 1, 4, 4)], [0, 0]),
         ("num: 2 num: 1 channels: 3 channels: 1 height: 4 height: 1 width: 5 width: 1", 2, [(2, 3, 4, 5), (1, 1, 1, 1)], [0, 0]),
     ],
 )
@@ -201,6 +210,34 @@ def test_random_dummies_are_drawn_anew_for_each_batch() -> None:
     first, second = graph()["t0"], graph()["t0"]
     assert abs(first.mean() - 3) < 0.3
     assert (first != second).all()
+
+
+def test_a_net_fills_constant_dummies_once_and_random_ones_in_each_forward() -> None:
+    filled = 'dummy_data_param { shape { dim: 2 dim: 3 } data_filler { type: "gaussian" mean: 9 } data_filler { value: 4 } }'
+    net = Net(parse_net(layer("DummyData", filled) + SUM, "net.prototxt"), TEST)
+    data, label = net.blobs["data"], net.blobs["label"]
+    assert not data.data.any()
+    assert (label.data == 4).all()
+    for blob in (data, label):
+        blob.reshape(5, 3)
+    net.reshape()
+    assert net.blobs["sum"].shape == (5, 3)
+    label.data[...] = 7
+    first = net.forward()["sum"].copy()
+    assert first.shape == data.shape == (5, 3)
+    np.testing.assert_array_equal(first, data.data + 7)
+    assert (net.forward()["sum"] != first).all()
+
+
+SUM = 'layer { name: "sum" type: "Eltwise" bottom: "data" bottom: "label" top: "sum" }'
+
+
+def test_an_input_without_a_shape_gets_one_from_the_script() -> None:
+    text = 'layer { name: "x" type: "Input" top: "x" } layer { name: "y" type: "Power" bottom: "x" top: "y" power_param { scale: 2 } }'
+    net = Net(parse_net(text, "net.prototxt"), TEST)
+    assert net.blobs["x"].shape == ()
+    net.blobs["x"].reshape(2, 3)
+    assert (net.forward(x=np.ones((2, 3)))["y"] == np.full((2, 3), 2)).all()
 
 
 # ----------------------------------------------------------------------------------------------------------- HDF5Output
@@ -370,7 +407,8 @@ BAD = [
     (layer("MemoryData", "memory_data_param { batch_size: 2 channels: 1 height: 2 }"), "must be positive, not (2, 1, 2, 0)"),
     (layer("DummyData", "dummy_data_param { }"), "0 shape for 2 tops"),
     (layer("DummyData", "dummy_data_param { shape { dim: 1 } num: 1 }"), "shape excludes the older num"),
-    (layer("DummyData", "dummy_data_param { num: 1 num: 2 channels: 1 height: 1 width: 1 }"), "give as many num as channels"),
+    (layer("DummyData", "dummy_data_param { num: 1 num: 2 num: 3 channels: 1 height: 1 width: 1 }"), "3 num for 2 tops: give one, or one a top"),
+    (layer("DummyData", "dummy_data_param { num: 1 channels: 1 height: 1 }"), "0 width for 2 tops"),
     (layer("DummyData", "dummy_data_param { shape { dim: 1 } shape { dim: 1 } shape { dim: 1 } }"), "3 shape for 2 tops"),
     (layer("DummyData", "dummy_data_param { shape { dim: 1 } data_filler { } data_filler { } data_filler { } }"), "3 data_filler for 2 tops"),
     (layer("DummyData", "dummy_data_param { shape { dim: -1 } }"), "a dimension is negative"),

@@ -31,5 +31,6 @@ def test_a_graph_by_pydots_names(tmp_path: Path) -> None:
     assert (tmp_path / "net.dot").read_text() == graph.to_string()
     graph.write_png(tmp_path / "net.png")
     assert (tmp_path / "net.png").read_bytes().startswith(b"\x89PNG")
-    draw.draw_net_to_file(net, str(tmp_path / "file.png"), "BT", display_lrm=True)
-    assert (tmp_path / "file.png").read_bytes().startswith(b"\x89PNG")
+    for name, begin in (("file.png", b"\x89PNG"), ("file.jpg", b"\xff\xd8"), ("file.raw", b"digraph")):
+        draw.draw_net_to_file(net, str(tmp_path / name), "BT", display_lrm=True)
+        assert (tmp_path / name).read_bytes().startswith(begin)

@@ -67,6 +67,7 @@ def test_blobprotos_both_ways() -> None:
     vector = caffe.io.arraylist_to_blobprotovector_str([data, diff[0]])
     for got, want in zip(caffe.io.blobprotovector_str_to_arraylist(vector), [data, diff[0]], strict=True):
         np.testing.assert_array_equal(got, want)
+    assert caffe.io.blobproto_to_array(caffe.io.array_to_blobproto(np.array(3.0))).shape == ()
     double = BlobProto(double_data=[1, 2])
     double.shape.dim.append(2)
     assert caffe.io.blobproto_to_array(double).tolist() == [1, 2]
@@ -81,7 +82,9 @@ def test_blobprotos_both_ways() -> None:
         (lambda: caffe.io.datum_to_array(caffe.proto.caffe_pb2.Datum(channels=1, height=2, width=2, data=b"abc")), "Datum: holds 3"),
         (lambda: caffe.io.oversample([np.zeros((4, 4, 1))], (5, 4)), "crops of 5x4 out of images of 4x4"),
         (lambda: transformer().set_mean("data", np.zeros(2)), "mean of 2 channels, the input has 3"),
-        (lambda: transformer().set_mean("data", np.zeros((3, 4, 4))), "mean of shape"),
+        (lambda: transformer().set_mean("data", np.zeros((2, 4, 4))), "mean of shape"),
+        (lambda: transformer().set_mean("data", np.zeros((4, 5))), "mean of shape"),
+        (lambda: transformer().set_mean("data", np.zeros((1, 3, 4, 5))), "mean of shape"),
         (lambda: caffe.io.resize_image(np.zeros((2, 2, 1)), (3, 3), 6), "interp_order is 6"),
     ],
 )
@@ -114,6 +117,22 @@ def test_deprocess_undoes_swaps_that_are_not_their_own_inverse() -> None:
     t.set_channel_swap("data", (2, 0, 1))
     image = np.random.default_rng(0).random((4, 5, 3)).astype(np.float32)
     np.testing.assert_array_equal(t.deprocess("data", t.preprocess("data", image)), image)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_mean_of_another_size_is_resized(channels: int) -> None:
+    mean = np.random.default_rng(0).normal(100, 20, (channels, 8, 8))
+    t = caffe.io.Transformer({"data": (1, channels, 6, 5)})
+    t.set_mean("data", mean)
+    low, high = mean.min(), mean.max()
+    unit = ((mean - low) / (high - low)).transpose(1, 2, 0)
+    if channels == 4:
+        want = scipy.ndimage.zoom(unit, (6 / 8, 5 / 8, 1), order=1)
+    else:
+        want = skimage.transform.resize(unit, (6, 5), order=1, mode="constant")
+    np.testing.assert_allclose(t.mean["data"], want.transpose(2, 0, 1) * (high - low) + low, rtol=1e-6)
+    t.set_mean("data", np.full((channels, 8, 8), 7.0))
+    np.testing.assert_array_equal(t.mean["data"], np.full((channels, 6, 5), 7))
 
 
 # ---- resizing against scikit-image and SciPy

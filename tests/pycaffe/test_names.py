@@ -34,6 +34,15 @@ def test_pycaffes_names_are_there(name: str) -> None:
     assert getattr(caffe, name) is not None
 
 
+def test_names_of_the_compiled_module() -> None:
+    vectors = "BoolVec DtypeVec IntVec LayerVec NetVec StringVec".split()
+    assert all(isinstance([], getattr(caffe._caffe, name)) for name in vectors)
+    assert caffe._caffe.SolverParameter is caffe.proto.caffe_pb2.SolverParameter
+    assert caffe._caffe.LayerParameter is caffe.proto.caffe_pb2.LayerParameter
+    for name in "Nesterov AdaGrad RMSProp AdaDelta Adam".split():
+        assert issubclass(getattr(caffe, f"{name}Solver"), caffe.SGDSolver)
+
+
 def test_scripts_that_import_caffe_run(tmp_path: Path) -> None:
     code = """
 import sys, pycaffe_compat

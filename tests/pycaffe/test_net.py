@@ -275,6 +275,57 @@ def test_backward_after_part_of_the_net_was_run_again(small: caffe.Net) -> None:
     assert np.isfinite(small.backward()["data"]).all()
 
 
+TRAINED = """force_backward: true
+layer { name: "data" type: "Input" top: "data" top: "label" input_param { shape { dim: 4 dim: 3 } shape { dim: 4 } } }
+layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "h" inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "h" top: "h" }
+layer { name: "drop" type: "Dropout" bottom: "h" top: "d" }
+layer { name: "ip2" type: "InnerProduct" bottom: "d" top: "y" inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "y" bottom: "label" top: "loss" }
+"""
+
+
+@pytest.fixture
+def trained(write_net: WriteNet) -> caffe.Net:
+    net = caffe.Net(write_net(TRAINED), caffe.TRAIN)
+    net.blobs["data"].data[...] = np.random.default_rng(0).random((4, 3))
+    net.params["ip1"][0].data[...] = 1
+    return net
+
+
+@pytest.mark.parametrize("passes", [1, 2])  # in the second pass the arrays are handed out already
+def test_backward_goes_by_what_a_script_wrote_after_forward(passes: int, trained: caffe.Net) -> None:
+    actions = np.array([0, 1, 1, 0])
+    for _ in range(passes):
+        trained.clear_param_diffs()
+        trained.blobs["label"].data[...] = 0
+        trained.forward()
+        y, d, loss = (trained.blobs[name].data.copy() for name in ("y", "d", "loss"))
+        trained.blobs["label"].data[...] = actions
+        trained.blobs["d"].data[...] = 0
+        trained.backward()
+        p = np.exp(y) / np.exp(y).sum(1, keepdims=True)
+        p[range(4), actions] -= 1
+        np.testing.assert_allclose(trained.blobs["y"].diff, p / 4, rtol=1e-4, atol=1e-6)
+        assert not trained.params["ip2"][0].diff.any()
+        assert trained.params["ip2"][1].diff.any()
+        assert trained.blobs["loss"].data == loss, "backward must not change what forward computed"
+        # Dropout's mask and the ReLU in place are those of forward.
+        kept = np.where(d > 0, 2, 0)
+        np.testing.assert_allclose(trained.blobs["h"].diff, trained.blobs["d"].diff * kept, rtol=1e-5)
+        np.testing.assert_allclose(trained.params["ip1"][1].diff, trained.blobs["h"].diff.sum(0), rtol=1e-4, atol=1e-6)
+
+
+def test_what_nobody_wrote_is_not_computed_again(trained: caffe.Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        trained.forward()
+        for blob in trained.blobs.values():
+            blob.data, blob.diff  # noqa: B018
+        with monkeypatch.context() as patch:
+            patch.setattr(trained, "_compute", lambda node: pytest.fail(f"{node.name} was computed again"))
+            trained.backward()
+
+
 def test_callbacks_are_told_each_layers_number(small: caffe.Net) -> None:
     calls: list[tuple[str, int]] = []
     for name in ("before_forward", "after_forward", "before_backward", "after_backward"):
@@ -452,8 +503,8 @@ def test_shapes_that_no_blob_has(shape: tuple[object, ...], message: str) -> Non
         (lambda net: net.forward(["nothing"]), '"nothing" is no blob'),
         (lambda net: net.forward(data=np.zeros((2, 1, 10, 10))), 'input "data" has batch size'),
         (lambda net: net.backward(sum=np.zeros((2, 2, 8, 8))), 'diff of "sum" has batch size'),
-        (lambda net: net.backward(nothing=np.zeros(1)), '"nothing" is no blob'),
-        (lambda net: net.forward_backward_all(datum=np.zeros((1, 1, 10, 10))), '"datum" is neither an input'),
+        (lambda net: net.backward(a=np.zeros((1, 2, 8, 8))), r"output blobs are \['sum'\], \['a'\] are given"),
+        (lambda net: net.forward_backward_all(datum=np.zeros((1, 1, 10, 10))), "arrays of one length"),
         (lambda net: net.forward_all(), "arrays of one length"),
         (lambda net: net.set_input_arrays(np.zeros((1, 1, 10, 10)), np.zeros(1)), "begin with a MemoryData layer"),
     ],
@@ -474,6 +525,70 @@ def test_too_many_arguments() -> None:
         caffe.Net("net.prototxt", 0, 0, [], None, "more")
 
 
+def test_no_phase() -> None:
+    with pytest.raises(TypeError, match="not None"):
+        caffe.Net("net.prototxt", None, caffe.TEST)
+
+
+def test_a_shape_of_whole_numbers() -> None:
+    with pytest.raises(TypeError):
+        caffe.Blob((2, 3)).reshape(1, 10.5)  # type: ignore[arg-type]
+
+
+def test_all_of_no_rows(small: caffe.Net) -> None:
+    nothing = np.zeros((0, 1, 10, 10), np.float32)
+    assert {name: array.size for name, array in small.forward_all(["a"], data=nothing).items()} == {"sum": 0, "a": 0}
+    outputs, diffs = small.forward_backward_all(data=nothing)
+    assert (list(outputs), list(diffs)) == (["sum"], ["data"])
+
+
+def test_names_that_nobody_reads_are_told(small: caffe.Net, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs, _ = small.forward_backward_all(data=np.zeros((1, 1, 10, 10), np.float32), datum=np.zeros(3))
+    assert outputs["sum"].shape == (1, 2, 8, 8)
+    assert '"datum" is neither an input' in capsys.readouterr().err
+
+
+# ---- what a Net could be told before October 2014
+
+
+def test_images_as_the_nets_of_2014_took_them(small: caffe.Net, capsys: pytest.CaptureFixture[str]) -> None:
+    small.set_phase_train()
+    small.set_mode_cpu()
+    with pytest.raises(NetError, match=r"caffe\.Net\(file, caffe\.TEST"):
+        small.set_phase_test()
+    small.set_mode_gpu()
+    small.set_device(0)
+    assert capsys.readouterr().err.count("does nothing") == 2
+    image = np.random.default_rng(0).random((10, 10, 1)).astype(np.float32)
+    mean = np.random.default_rng(1).random((1, 10, 10)).astype(np.float32)
+    small.set_mean("data", mean)
+    small.set_raw_scale("data", 255)
+    small.set_input_scale("data", 0.5)
+    small.set_channel_swap("data", (0,))
+    blob = small.preprocess("data", image)
+    np.testing.assert_allclose(blob, (image.transpose(2, 0, 1) * 255 - mean) / 2, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(small.deprocess("data", blob), image, rtol=1e-5, atol=1e-5)
+    small.set_mean("data", mean, mode="channel")
+    np.testing.assert_allclose(small.transformer.mean["data"].ravel(), mean.mean(), rtol=1e-6)
+    with pytest.raises(NetError, match='mode "pixel"'):
+        small.set_mean("data", mean, mode="pixel")
+    small.blobs["data"].reshape(1, 1, 12, 10)
+    assert small.preprocess("data", image).shape == (1, 12, 10)
+
+
+def test_a_mean_by_its_path_is_subtracted_after_the_scale(small: caffe.Net, tmp_path: Path) -> None:
+    np.save(tmp_path / "mean.npy", np.full((1, 10, 10), 100.0))
+    small.set_input_scale("data", 255)
+    small.set_mean("data", str(tmp_path / "mean.npy"))
+    assert (small.preprocess("data", np.ones((10, 10, 1))) == 155).all()
+
+
 def test_net_takes_a_graph() -> None:
     graph = Graph(parse_net(SMALL), phase=caffe.TEST)
     assert caffe.Net(graph).graph is graph
+
+
+def test_what_pycaffe_raises_is_a_runtime_error(classifying_net: str, tmp_path: Path) -> None:
+    for net, weights in ((tmp_path / "no.prototxt", None), (classifying_net, tmp_path / "no.caffemodel")):
+        with pytest.raises(RuntimeError, match="no such file"):
+            caffe.Net(net, caffe.TEST, weights=weights)

@@ -120,7 +120,8 @@ def test_where_settings_go() -> None:
     assert one(L.Python(x, module="m", layer="Mine", param_str="{}")).python_param.layer == "Mine"
     assert one(L.Pooling(x, pool="AVE")).pooling_param.pool == P.Pooling.AVE
     assert one(L.LayerOfAFork(x)).type == "LayerOfAFork"
-    assert one(L.Accuracy(x, x, accuracy_param={})).HasField("accuracy_param")
+    assert not one(L.Accuracy(x, x, accuracy_param={})).HasField("accuracy_param")
+    assert len(one(L.ReLU(x, param=[{}, {}])).param) == 2
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,7 @@ def test_settings_that_do_not_exist(make: Callable[[Any], Any], message: str) ->
     with pytest.raises(NetError) as error:
         make(L.Input(shape=dict(dim=[1, 2])))
     assert message in str(error.value)
+    assert isinstance(error.value, AttributeError) == ("cannot be" not in message)
 
 
 def test_a_spec_is_read_and_changed_by_name() -> None:
@@ -153,8 +155,13 @@ def test_a_spec_is_read_and_changed_by_name() -> None:
     assert n.keys() == ["data"]
     with pytest.raises(AttributeError, match="holds no 'dat'; did you mean \"data\""):
         n.dat  # noqa: B018
-    with pytest.raises(KeyError):
-        n["dat"]
+    for missing in (lambda: n["dat"], lambda: n.dat):
+        with pytest.raises(KeyError):
+            missing()
+    n.keys, n.update = n.data, L.ReLU(n.data)
+    assert n.keys is n.data
+    assert [layer.name for layer in n.to_proto().layer] == ["keys", "update"]
+    del n.keys, n.update
     n.wrong = 3
     with pytest.raises(TypeError, match="'wrong' is not a Top"):
         n.to_proto()

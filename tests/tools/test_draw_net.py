@@ -29,14 +29,15 @@ def test_phases_and_stages(repo_root: Path, tmp_path: Path) -> None:
 
 def test_picture(repo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "l8.png"
-    assert draw_net.main([str(repo_root / L8), "-o", str(path), "--stage", "deploy", "--dpi", "50"]) == 0
+    # As Caffe's program is called.
+    assert draw_net.main([str(repo_root / L8), str(path), "--rankdir", "LR", "--phase", "TEST", "--display_lrm", "--dpi", "50"]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == f"{path}\n"
 
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["-o", "a.png", "--rankdir", "XY"], ["-o", "a.png", "--phase", "all", "--stage", "deploy"]],
+    [[], ["a.png", "-o", "a.png"], ["-o", "a.png", "--rankdir", "XY"], ["-o", "a.png", "--phase", "all", "--stage", "deploy"]],
 )
 def test_wrong_usage(options: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -56,5 +57,5 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(NetError, match="no layers"):
         draw_net.main([str(net), "-o", picture])
     with pytest.raises(CaffeError, match="must end in"):
-        draw_net.main([str(net), "-o", str(tmp_path / "a.jpg")])
+        draw_net.main([str(net), "-o", str(tmp_path / "a.bmp")])
     assert [p.name for p in tmp_path.iterdir()] == ["net.prototxt"]
