@@ -10,7 +10,8 @@
     torchrun --nproc_per_node=2 tools/train_net.py --solver solver_l8.prototxt  # or so; on machines and CPUs too
 
 Prints Caffe's log lines to standard error (and to --log FILE), writes snapshots where the solver file says.
-Ctrl-C stops after the iteration that is running, with a snapshot to go on from; a second one stops at once.
+Ctrl-C stops after the iteration that is running, with a snapshot to go on from; a second one before
+that iteration has ended stops at once.
 
 On several devices each process (rank) trains with the solver file's whole batch_size, and gradients are averaged.
 --snapshot auto goes on from the newest snapshot, if there is one: use it with torchrun --max-restarts.

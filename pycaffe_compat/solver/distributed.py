@@ -14,6 +14,7 @@ given. A rank that has died is noticed at once, because its connections close.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import secrets
@@ -47,6 +48,8 @@ GRACE_SECONDS = 20.0
 """How long :func:`launch` lets the other processes end by themselves when one has failed."""
 
 _MEETING_PLACE = "PYCAFFE_COMPAT_RANKS_MEET_AT"
+_LAUNCHER = "PYCAFFE_COMPAT_LAUNCHER"
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 T = TypeVar("T")
 
@@ -227,6 +230,7 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     if not _launched() or dist.is_initialized():
         yield
         return
+    _end_with_launcher()
     own, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     limit = timedelta(seconds=timeout)
     place = os.environ.get(_MEETING_PLACE, "env://")
@@ -266,6 +270,17 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _end_with_launcher() -> None:
+    """Have the system end this rank when :func:`launch` is killed: nobody else would (Linux only)."""
+    launcher = os.environ.get(_LAUNCHER)
+    if launcher and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        try:
+            os.kill(int(launcher), 0)
+        except ProcessLookupError:  # it was killed before
+            sys.exit(1)
 
 
 def _unused(store: Any, own: int, count: int, timeout: float) -> Any:
@@ -328,6 +343,7 @@ def launch(command: Sequence[str], count: int) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         common = os.environ | {"WORLD_SIZE": str(count), _MEETING_PLACE: f"file://{folder}/store"}
+        common[_LAUNCHER] = str(os.getpid())
         running: dict[int, subprocess.Popen[bytes]] = {}
 
         def hand_on(number: int, frame: FrameType | None) -> None:

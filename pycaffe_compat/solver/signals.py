@@ -44,7 +44,7 @@ class SignalActions:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if number == signal.SIGINT and self.effects[number] is Action.STOP and number in self._pending:
+        if number == signal.SIGINT and self.effects[signal.SIGINT] is Action.STOP and number in self._pending:
             raise KeyboardInterrupt
         self._pending.add(number)
 

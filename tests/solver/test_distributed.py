@@ -472,6 +472,20 @@ def test_launch_ends_when_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a call of Linux")
+def test_ranks_end_with_a_launcher_that_is_killed() -> None:
+    rank = (
+        "import time; from pycaffe_compat.solver.distributed import _end_with_launcher; _end_with_launcher()\n"
+        "print('there', flush=True); time.sleep(600)"
+    )
+    launcher = f"import sys; from pycaffe_compat.solver.distributed import launch; launch([sys.executable, '-c', {rank!r}], 1)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"there\n"
+        process.kill()
+        assert process.stdout.read() == b""  # the rank has closed it too
+
+
 def test_launch_hands_signals_to_rank_0(tmp_path: Path) -> None:
     # Rank 0 asks the launcher, its parent, to be interrupted, and ends well when the signal comes back.
     program = (
