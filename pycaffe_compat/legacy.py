@@ -78,11 +78,13 @@ class NetOf2014:
         the image is multiplied by before the mean is subtracted.
         """
         if isinstance(mean, (str, PathLike)):
-            mean = np.load(mean)
+            image: np.ndarray = np.load(mean)
             self._scaled_first.add(input_)
+        else:
+            image = mean
         if mode not in ("elementwise", "channel"):
             raise NetError(f'set_mean: mode "{mode}" is neither "elementwise" nor "channel"')
-        self._fitting(input_).set_mean(input_, mean if mode == "elementwise" else mean.mean((1, 2)))
+        self._fitting(input_).set_mean(input_, image if mode == "elementwise" else image.mean((1, 2)))
 
     def set_raw_scale(self, input_: str, scale: float) -> None:
         """What images are multiplied by first."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import log
 from ..data import AnnotatedSource, HDF5Source, ImageSource, LMDBSource, MemorySource, WindowSource
 from ..data.augment import FIELDS, AnnotatedTransformer
 from ..data.prefetch import Batches
@@ -81,18 +82,21 @@ class ImageLayer(DataLayer):
     """Fields of the layer's own message that Caffe of before 2014 had instead."""
 
     def transformer(self) -> Transformer:
-        """The transformation, after a check that no setting stands where nobody reads it."""
+        """The transformation, after a check of the settings."""
         self.check_settings()
         for name in FIELDS:
             if given(self.param.transform_param, name) is not None:
                 raise NetError(f"transform_param: {name} is for AnnotatedData layers")
         return Transformer(self.param.transform_param, self.phase == caffe_pb2.TRAIN)
 
+    def warn(self, message: str) -> None:
+        log.warning(f"{self.label}: {message}", "base_data_layer.cpp:22")
+
     def check_settings(self) -> None:
         for name in self.moved:
             if self.settings.HasField(name):
                 target = "force_color" if name == "force_encoded_color" else name
-                raise NetError(
+                self.warn(
                     f"{name} is not read from here, by Caffe neither: write transform_param {{ {target}: ... }}, or "
                     "delete it"
                 )
@@ -186,7 +190,7 @@ class WindowData(ImageLayer):
         s = self.settings
         transformer = self.transformer()
         if transformer.scale != 1:
-            raise NetError("WindowData reads no scale from transform_param: write it in window_data_param")
+            self.warn("scale is not read from transform_param, by Caffe neither: write it in window_data_param")
         self.open(
             WindowSource(
                 s.source,
@@ -250,7 +254,7 @@ class _Fillings:
 class DummyData(DataLayer):
     """Blobs filled by fillers (constant 0 without one): random ones anew for each batch."""
 
-    source: _Fillings  # type: ignore[assignment]
+    source: _Fillings
 
     def setup(self, *bottoms: Tensor) -> None:
         s = self.settings

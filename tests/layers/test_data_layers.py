@@ -384,13 +384,28 @@ def test_a_killed_run_leaves_a_whole_file_or_none(workdir: Path) -> None:
                 assert (h5["data"][:] == 1).all()
 
 
+# ------------------------------------------------------------------------------------------- settings that nobody reads
+
+UNREAD = [
+    (layer("Data", f"data_param {{ {DB} scale: 0.5 }}"), "scale is not read from here, by Caffe neither: write transform_param { scale: ... }"),
+    (layer("Data", f"data_param {{ {DB} force_encoded_color: true }}"), "write transform_param { force_color: ... }"),
+    (layer("ImageData", 'image_data_param { source: "list.txt" crop_size: 3 }'), "crop_size is not read from here"),
+    (layer("WindowData", 'window_data_param { source: "windows.txt" batch_size: 4 } transform_param { scale: 2 crop_size: 3 }'), "write it in window_data_param"),
+    (layer("WindowData", 'window_data_param { source: "windows.txt" batch_size: 4 mirror: true } transform_param { crop_size: 3 }'), "mirror is not read from here"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), UNREAD)
+def test_settings_that_nobody_reads_are_told(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    build(text)()
+    assert message in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 BAD = [
     (layer("Data", 'data_param { source: "none" batch_size: 2 backend: LMDB }'), "none: no such LMDB"),
     (layer("Data", 'data_param { source: "db" backend: LMDB }'), "batch_size 0 is not positive"),
-    (layer("Data", f"data_param {{ {DB} scale: 0.5 }}"), "scale is not read from here, by Caffe neither: write transform_param { scale: ... }"),
-    (layer("Data", f"data_param {{ {DB} force_encoded_color: true }}"), "write transform_param { force_color: ... }"),
     (layer("Data", f"data_param {{ {DB} }}", 'top: "a" top: "b" top: "c"'), "has 3 tops: Data takes 1 to 2"),
     (layer("Data", f"data_param {{ {DB} }} transform_param {{ crop_size: 7 }}"), 'db: record "0": is 7x6, smaller than crop_size 7'),
     (layer("Data", f"data_param {{ {DB} }} transform_param {{ mean_file: 'none' }}"), "mean_file: none: no such file"),
@@ -398,12 +413,9 @@ BAD = [
     (layer("ImageData", 'image_data_param { source: "list.txt" new_height: 3 }'), "new_height and new_width go together"),
     (layer("ImageData", 'image_data_param { source: "none" }'), "none: the list of images cannot be read"),
     (layer("ImageData", "image_data_param { }"), "the list of images is not named: give a source"),
-    (layer("ImageData", 'image_data_param { source: "list.txt" crop_size: 3 }'), "crop_size is not read from here"),
     (layer("ImageData", 'image_data_param { source: "list.txt" rand_skip: 9 }'), "rand_skip 9 is more than the 5 images"),
     (layer("ImageData", 'image_data_param { source: "list.txt" root_folder: "x/" }'), "list.txt:1: x/0.png: no such file"),
     (layer("WindowData", 'window_data_param { source: "windows.txt" batch_size: 4 }'), "windows.txt: windows have no size: give transform_param a crop_size"),
-    (layer("WindowData", 'window_data_param { source: "windows.txt" batch_size: 4 } transform_param { scale: 2 crop_size: 3 }'), "write it in window_data_param"),
-    (layer("WindowData", 'window_data_param { source: "windows.txt" batch_size: 4 mirror: true }'), "mirror is not read from here"),
     (layer("MemoryData", "memory_data_param { batch_size: 2 channels: 1 height: 2 }"), "must be positive, not (2, 1, 2, 0)"),
     (layer("DummyData", "dummy_data_param { }"), "0 shape for 2 tops"),
     (layer("DummyData", "dummy_data_param { shape { dim: 1 } num: 1 }"), "shape excludes the older num"),
