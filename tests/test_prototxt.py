@@ -102,6 +102,32 @@ def test_the_loss_is_the_papers_objective(name: str, monkeypatch: pytest.MonkeyP
     assert loss == pytest.approx(want, rel=1e-4)
 
 
+def test_the_stage_deblock_adds_the_jumps_across_blocks() -> None:
+    source = read_net(FOLDER / "arcnn.prototxt")
+    for layer in source.param.layer:
+        if layer.type == "HDF5Data":
+            layer.type = "Input"
+            layer.ClearField("hdf5_data_param")
+            layer.input_param.shape.add(dim=[16, 1, 64, 64])
+    net = Graph(source, TRAIN, stages=["quick", "deblock"])
+    rng = np.random.default_rng(0)
+    data, label = (torch.from_numpy(rng.integers(0, 256, (16, 1, 64, 64)).astype(np.float32)) for _ in "ab")
+    weights = net.weights()
+    net.load_weights(weights | {"conv4": [300 * weights["conv4"][0], weights["conv4"][1]]})  # it starts near zero
+    loss = net.loss(net.run(data, label)).item()
+    twin = deployed("arcnn.prototxt")
+    twin.load_weights(net.weights())
+    whole = np.zeros((16, 64, 64))  # a patch begins where a block does
+    whole[:, 9:-9, 9:-9] = twin(data)["restored"].detach().double().numpy()[:, 0] / 255
+    inside = whole[:, 9:-9, 9:-9] - label[:, 0, 9:-9, 9:-9].double().numpy() / 255
+    first = np.arange(16, 55, 8)  # of a block, with its neighbour in the one before
+    jumps = whole[:, 9:-9, first] - whole[:, 9:-9, first - 1], whole[:, first, 9:-9] - whole[:, first - 1, 9:-9]
+    want = (inside**2).mean() + 0.05 * sum((jump**2).sum() for jump in jumps) / inside.size
+    assert loss == pytest.approx(want, rel=1e-4)
+    fixed = {p.layer for p in net.learnable if p.lr_mult == 0}
+    assert fixed == {"jumps_x", "jumps_y"}
+
+
 def test_the_sobel_filters_are_shared_and_stay_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     net, data, label = reduced("l4_edge.prototxt", monkeypatch, TRAIN)
     assert net.params["sobel"][0] is net.params["sobel_label"][0]

@@ -85,16 +85,21 @@ def run(program: str, *arguments: object) -> None:
 
 
 def databases(network: Network, data: Path) -> list[list[str]]:
-    """The make_patches commands of a network's training and test database, as lists of words."""
+    """The make_patches commands of a network's training and test databases, as lists of words."""
     qualities = ["--quality", *map(str, network.qualities), "--size", str(network.size)]
-    train = [str(data / folder) for folder in TRAINING_SETS]
+    train = ["--images", *(str(data / folder) for folder in TRAINING_SETS), *qualities]
+    train += ["--count", str(network.patches), "--seed", "1"]
     test_patches = 256 * len(network.qualities) if len(network.qualities) > 1 else 1024
-    return [
-        ["--images", *train, *qualities, "--count", str(network.patches), "--seed", "1",
-         "--output", f"{network.database}_train"],
-        ["--images", str(data / TESTING_SET), *qualities, "--count", str(test_patches), "--seed", "2",
-         "--output", f"{network.database}_test"],
-    ]  # fmt: skip
+    test = ["--images", str(data / TESTING_SET), *qualities, "--count", str(test_patches), "--seed", "2"]
+    found = [[*train, "--output", f"{network.database}_train"], [*test, "--output", f"{network.database}_test"]]
+    if network.then_grid > 1:
+        found.append([*train, "--grid", str(network.then_grid), "--output", grid_database(network)])
+    return found
+
+
+def grid_database(network: Network) -> str:
+    """Where the patches of a network's second training are."""
+    return f"{network.database}_grid{network.then_grid}_train" if network.then_grid > 1 else f"{network.database}_train"
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,9 @@ def trainings(network: Network, models: Path, precision: str) -> list[Training]:
     found: list[Training] = []
     for solver in network.solvers:
         prefix = f"snapshots/{network.name}" + ("_then" if found else "")
+        patches = grid_database(network) if found else f"{network.database}_train"
         words = ["--solver", solver]
-        words += ["--train_data", f"{network.database}_train.txt", "--test_data", f"{network.database}_test.txt"]
+        words += ["--train_data", f"{patches}.txt", "--test_data", f"{network.database}_test.txt"]
         words += ["--snapshot_prefix", prefix, "--log", f"{prefix}.log", "--precision", precision]
         words += ["--weights", start] if start else []
         found.append(Training(words, prefix, read_solver(resources.net_path(solver)).max_iter))

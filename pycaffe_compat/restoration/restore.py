@@ -26,7 +26,7 @@ from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pycaffe_compat import resources
-from pycaffe_compat.errors import CaffeError, DataError, NetError, WeightsError
+from pycaffe_compat.errors import DataError, NetError, WeightsError
 from pycaffe_compat.files import atomic_write
 from pycaffe_compat.graph import TEST, Graph
 from pycaffe_compat.restoration.degradation import count_frames, estimate_quality, open_image
@@ -201,7 +201,7 @@ def _measure(graph: Graph, source: str, target: str, label: str) -> tuple[int, i
         image = torch.full((1, 1, side, side + 1), 255.0, dtype=torch.float64, requires_grad=True)
         try:
             result = probe(image)[target]
-        except (RuntimeError, CaffeError) as error:
+        except RuntimeError as error:
             raise NetError(f"{label}: does not run on an image of {side + 1}x{side}: {error}") from error
         if tuple(result.shape[2:]) != (side - 2 * border, side + 1 - 2 * border):
             raise NetError(

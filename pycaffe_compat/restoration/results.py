@@ -31,6 +31,7 @@ class Network:
     label       what tables and figures call it
     net         its prototxt; solver: the solver file that trained it
     then        the solver file of a second training, from the end of the first, or ""
+    then_grid   its patches lie on this grid (make_patches --grid); 1: it takes the first one's
     qualities   JPEG qualities of its training data
     size        side of the training patches, pixels
     patches     how many of them, in all
@@ -46,6 +47,7 @@ class Network:
     patches: int = 100_000
     start: str = ""
     then: str = ""
+    then_grid: int = 1
 
     @property
     def solvers(self) -> tuple[str, ...]:
@@ -111,7 +113,15 @@ NETWORKS: dict[str, Network] = {
             25_000,
             start="l8_residual_q20",
         ),
-        Network("arcnn_q10", "AR-CNN", "arcnn.prototxt", "solver_arcnn_quick.prototxt", (10,)),
+        Network(
+            "arcnn_q10",
+            "AR-CNN",
+            "arcnn.prototxt",
+            "solver_arcnn_quick.prototxt",
+            (10,),
+            then="solver_arcnn_deblock.prototxt",
+            then_grid=8,
+        ),
         Network("arcnn_q20", "AR-CNN", "arcnn.prototxt", "solver_arcnn_quick_next.prototxt", (20,), start="arcnn_q10"),
     )
 }
