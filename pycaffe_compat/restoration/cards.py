@@ -90,6 +90,12 @@ def card(
     trained = "; then, from the weights at the end of that, ".join(
         f"`prototxt/{name}`: {_training(solver)}" for name, solver in zip(network.solvers, solvers, strict=True)
     )
+    chosen = (
+        "the second training was added because of the first one's scores on them, nothing else was chosen by "
+        "looking at them"
+        if network.then
+        else "nothing was chosen by looking at them"
+    )
     start = (
         f"It started from the weights of [`{network.start}`](../{network.start}/), which saves time."
         if network.start
@@ -109,8 +115,7 @@ def card(
         "## Data",
         _prose(f"""The 400 images of BSDS500 train and test as luma (MATLAB's `rgb2ycbcr`), compressed by libjpeg at
             {quality}; {network.patches:,} patches of {network.size}x{network.size}, flipped and rotated. LIVE1 and
-            BSDS500 val were used for evaluation only (the curve in `train.log` is of BSDS500 val): nothing was chosen
-            by looking at them."""),
+            BSDS500 val were used for evaluation only (the curve in `train.log` is of BSDS500 val): {chosen}."""),
         "## Recipe",
         "\n".join(f"    {line}" for line in recipe),
         _prose(f"""{trained}; {precision}. {start} {duration(logs)} on two CPU cores that had other work beside it

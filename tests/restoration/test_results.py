@@ -183,6 +183,7 @@ def test_the_card_of_two_trainings_tells_both(tmp_path: Path) -> None:
     assert "24,000 iterations, Adam (0.9, 0.99), rate 0.001 after" in words
     assert "then, from the weights at the end of that, `prototxt/solver_l8_quick_next.prototxt`: 16,000 iterations" in words
     assert "2 h 20 min" in words
+    assert "the second training was added because of the first one's scores" in words
     assert json.loads(scores.read_text())["iterations"] == 40_000
 
 
