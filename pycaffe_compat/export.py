@@ -9,7 +9,6 @@ PyTorch's own exporter writes the model; ONNX Runtime is the judge.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import re
@@ -31,9 +30,9 @@ from torch.export import Dim
 
 from .errors import CaffeError, NetError
 from .files import atomic_write
-from .graph import TEST, Graph
+from .graph import TEST, Graph, Node
 from .layers.base import shape_text
-from .layers.recurrent import Recurrent
+from .layers.recurrent import LSTMUnit, Recurrent
 from .memory import shown_bytes
 from .version import __version__
 
@@ -242,17 +241,17 @@ def _refused(net: Graph, error: BaseException) -> NetError:
 
 def _captured(model: Deployed) -> onnx.ModelProto:
     """The model with as many sizes left open as the exporter can leave open: it takes the net's own in any case."""
-    own = _own_shapes(model)
-    axes = open_axes(model)
+    own, axes = _own_shapes(model), open_axes(model)
     without_batch = [{axis: name for axis, name in of.items() if name != "batch"} for of in axes]
-    attempts = [axes, without_batch, [{} for _ in own]]
+    attempts: list[list[dict[int, str]]] = [axes, without_batch, [{} for _ in own]]
+    reason: BaseException | None = None
     for attempt, left_open in enumerate(attempts):
         if left_open in attempts[:attempt]:
             continue
         try:
             proto = _traced(model, left_open)
         except Exception as error:  # the exporter raises many kinds; its own cause says more than its summary
-            refusal, cause = _refused(model.net, error.__cause__ or error), error
+            reason = error.__cause__ or error
             continue
         declared = [
             [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
@@ -260,8 +259,9 @@ def _captured(model: Deployed) -> onnx.ModelProto:
         ]
         if all(map(_fits, own, declared)):
             return proto
-        refusal, cause = _refused(model.net, ValueError(f"it would take {declared}, not the net's own {own}")), None
-    raise refusal from cause
+        reason = ValueError(f"it would take {declared}, not the net's own {own}")
+    assert reason is not None
+    raise _refused(model.net, reason) from reason
 
 
 def _traced(model: Deployed, axes: Sequence[Mapping[int, str]]) -> onnx.ModelProto:
@@ -323,33 +323,75 @@ def open_axes(model: Deployed) -> list[dict[int, str]]:
     width are those of all maps at once. What a layer's own checks, or PyTorch's, refuse at one of the sizes that the
     proof takes stays as it is (height and width where an InnerProduct follows the maps).
     """
-    own = _own_shapes(model)
-    sequences = any(isinstance(node.layer, Recurrent) for node in model.net.nodes)
-    batches: list[dict[int, str]] = [{} for _ in own]
-    for choice in itertools.product(*((0, 1) if sequences else (0,) for _ in own)):
-        axes = [{axis: "batch"} if axis < len(shape) else {} for axis, shape in zip(choice, own, strict=True)]
-        if all(_goes_through(model, _resized(own, axes, _enlarged(batch, 0, 0))) for batch in (1, 2, 3)):
-            batches = axes
-            break
-    # A map of one pixel is none, and a size of 1 would be taken as constant.
-    maps = [
-        {axis: name for axis, name in ((2, "height"), (3, "width")) if len(shape) == 4 and shape[axis] > 1}
-        for shape in own
-    ]
-    both = [batch | size for batch, size in zip(batches, maps, strict=True)]
-    # A much larger one too: a few pixels more may be lost in a large stride.
-    larger = (2, *(max((shape[axis] for shape in own if len(shape) == 4), default=0) + 7 for axis in (2, 3)))
-    return both if all(_goes_through(model, _resized(own, both, _enlarged(*s))) for s in (*PROVED, larger)) else batches
-
-
-def _goes_through(model: Deployed, shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether inputs of these shapes fit the net: every layer's own checks, its blobs and its forward."""
     net = model.net
-    blobs = {name: torch.empty(shape, device="meta") for name, shape in zip(model.input_names, shapes, strict=True)}
+    reads = _reads(net)
+    sequences = _sequences(net, reads)
+    found: dict[str, dict[int, str]] = {}
+    for names, nodes in _parts(net, reads):
+        own = [net.shapes[name] for name in names]
+        batches: list[dict[int, str]] = []
+        maps: list[dict[int, str]] = []
+        for name, shape in zip(names, own, strict=True):
+            axis = 1 if name in sequences else 0
+            batches.append({axis: "batch"} if axis < len(shape) else {})
+            # A map of one pixel is none, and a size of 1 would be taken as constant.
+            sides = ((2, "height"), (3, "width")) if len(shape) == 4 else ()
+            maps.append({axis: side for axis, side in sides if shape[axis] > 1})
+        # A much larger size too: a few pixels more may be lost in a large stride.
+        larger = (2, *(max((shape[axis] for shape in own if len(shape) == 4), default=0) + 7 for axis in (2, 3)))
+        for axes in ([a | b for a, b in zip(batches, maps, strict=True)], batches, maps):
+            sizes = [_resized(own, axes, _enlarged(*size)) for size in (*PROVED, larger)]
+            if all(_goes_through(net, nodes, dict(zip(names, shapes, strict=True))) for shapes in sizes):
+                found |= zip(names, axes, strict=True)
+                break
+    return [found.get(name, {}) for name in model.input_names]
+
+
+Reads = list[tuple[Node, list[set[str]]]]
+
+
+def _reads(net: Graph) -> Reads:
+    """Every layer, with the input blobs that each of its bottoms comes from."""
+    origins = {name: {name} for name in net.inputs}
+    reads: Reads = []
+    for node in net.nodes:
+        if node.type != "Input":
+            reads.append((node, [origins[bottom] for bottom in node.bottoms]))
+            origins |= dict.fromkeys(node.tops, set().union(*reads[-1][1]))
+    return reads
+
+
+def _sequences(net: Graph, reads: Reads) -> set[str]:
+    """Input blobs that are time x batch x ..., as are the bottoms of a layer over sequences that they lead to."""
+    found: set[str] = set()
+    for node, origins in reads:
+        if isinstance(node.layer, (Recurrent, LSTMUnit)):
+            static = isinstance(node.layer, Recurrent) and node.layer.static
+            for place, (bottom, names) in enumerate(zip(node.bottoms, origins, strict=True)):
+                if not (static and place == 2):
+                    found |= {name for name in names if net.shapes[name][:2] == net.shapes[bottom][:2]}
+    return found
+
+
+def _parts(net: Graph, reads: Reads) -> list[tuple[list[str], list[Node]]]:
+    """Input blobs that some layer brings together, and the layers behind them: nets side by side in one."""
+    parts = {name: {name} for name in net.inputs}
+    behind = [set().union(*origins) for _, origins in reads]
+    for names in behind:
+        together = set().union(*(parts[name] for name in names))
+        parts |= dict.fromkeys(together, together)
+    different = {id(part): part for part in parts.values()}.values()
+    return [
+        (sorted(part), [node for (node, _), names in zip(reads, behind, strict=True) if not names or names & part])
+        for part in different
+    ]
+
+
+def _goes_through(net: Graph, nodes: Sequence[Node], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether inputs of these shapes fit the layers: their own checks, their blobs and their forward."""
+    blobs = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
-        for node in net.nodes:
-            if node.type == "Input":
-                continue
+        for node in nodes:
             bottoms = [blobs[name] for name in node.bottoms]
             again = type(node.layer)(node.param, net.phase)
             again.setup(*bottoms)

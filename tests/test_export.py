@@ -174,11 +174,13 @@ SIZES: list[tuple[str, str, dict[str, Dims]]] = [
         {"words": [3, "batch"], "cont": [3, "batch"], "image": ["batch", 4]},
     ),
     (
-        "a batch of 1 that a Reshape fixes",
-        blob("x", 1, 3, 4)
+        "a batch of 1 that a Reshape fixes, beside one that is free",
+        blob("v", 1, 2)
+        + blob("x", 1, 3, 4)
+        + layer("TanH", "v", "t")
         + layer("Reshape", "x", "r", "reshape_param { shape { dim: 1 dim: -1 } }")
         + layer("InnerProduct", "r", settings=IP),
-        {"x": [1, 3, 4]},
+        {"v": ["batch", 2], "x": [1, 3, 4]},
     ),
     (
         "maps that only some sizes let fit together",
@@ -237,7 +239,7 @@ def own_types() -> Iterator[None]:
 def test_a_batch_that_only_the_exporter_fixes_is_the_nets_own(own_types: None, fails: bool, tmp_path: Path) -> None:
     @register("TestEachItem")
     class EachItem(Layer):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
             if fails and torch.compiler.is_exporting() and x.shape[0] == 2:
                 raise RuntimeError
             return torch.cat([2 * x[i : i + 1] for i in range(int(x.shape[0]))])
@@ -250,12 +252,12 @@ def test_what_the_exporter_refuses_is_told_in_a_line(
 ) -> None:
     @register("TestUnfit")
     class Unfit(Layer):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
             return x @ torch.zeros(x.shape[1] + int(torch.compiler.is_exporting()), 2)
 
     @register("TestSilent")
     class Silent(Layer):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
             if torch.compiler.is_exporting():
                 raise RuntimeError
             return x
