@@ -498,7 +498,7 @@ class Graph(nn.Module):
             for i, (blob, array) in enumerate(zip(mine, given, strict=True)):
                 if borrowed[i] and array.shape == (0,):
                     continue
-                if not _same_shape(tuple(blob.shape), array.shape):
+                if not _same_shape(tuple(blob.shape), array.shape, node.layer.axes_of_one_behind):
                     raise WeightsError(
                         f"{node.label} parameter {i} has shape {shape_text(blob.shape)}, {source} holds "
                         f"{shape_text(array.shape)}; to train this layer from scratch, rename it"
@@ -556,11 +556,19 @@ def _renew_views(node: Node) -> None:
         node.layer.__dict__[attribute] = owner.view(shape)
 
 
-def _same_shape(mine: tuple[int, ...], given: tuple[int, ...]) -> bool:
+def _same_shape(mine: tuple[int, ...], given: tuple[int, ...], with_ones_behind: bool = False) -> bool:
     if mine == given:
+        return True
+    if with_ones_behind and _without_ones_behind(mine) == _without_ones_behind(given):
         return True
     padded = (1,) * (4 - len(mine)) + mine
     return len(given) == 4 and len(mine) <= 4 and padded == given
+
+
+def _without_ones_behind(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def _module_key(name: str, modules: nn.ModuleDict) -> str:

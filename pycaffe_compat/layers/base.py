@@ -107,6 +107,8 @@ class Layer(nn.Module):
     """Why the type has no form in ONNX; empty when it has one."""
     keeps_shape = False
     """The top is like the bottom in shape and type: nothing has to be run to know it."""
+    axes_of_one_behind = False
+    """Whether weights fit its blobs whatever number of axes of 1 they have at the end."""
     fresh_output = False
     """The output is newly allocated and not needed for this layer's own gradient: the next layer may overwrite it."""
     forced_bottoms: Callable[[int], bool] = staticmethod(lambda index: True)

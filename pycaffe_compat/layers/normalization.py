@@ -99,7 +99,7 @@ class ScaledBatchNorm(nn.Module):
         return norm.normalize(x, scale.scale, scale.bias if scale.bias_term else None)
 
 
-@register("BN", param="bn_param", inplace=True, fork="PSPNet, SegNet")
+@register("BN", param="bn_param", tops=(1, 3), inplace=True, fork="PSPNet, SegNet")
 class BN(Layer):
     """(x - mean) / sqrt(variance + eps) for each channel (axis 1), times a learned scale, plus a learned shift.
 
@@ -116,11 +116,13 @@ class BN(Layer):
 
     SegNet's (``scale_filler``, ``shift_filler``, ``bn_mode``) has two: scale and shift. Mode LEARN takes the batch's
     own mean and variance in TEST too, eps is 1e-9; INFERENCE is scale x + shift alone, its blobs made for that by a
-    script that knows the statistics.
+    script that knows the statistics. A second and a third top of LEARN are the batch's mean and variance, (1, C, 1, 1).
+
+    Weights of shape (1, C), which some trees store, are taken too.
     """
 
     fresh_output = True
-    keeps_shape = True
+    axes_of_one_behind = True
     scale: Tensor
     shift: Tensor
     mean: Tensor
@@ -137,9 +139,13 @@ class BN(Layer):
             one, other = (new, given - new) if new else (old, {"bn_mode"})
             mixed = f"{', '.join(sorted(one))} and {', '.join(sorted(other))}"
             raise NetError(f"bn_param has fields of two forks, {mixed}: keep those of one")
-        segnet = bool(given) and not new and not old
+        self.tops = len(self.param.top)
+        segnet = not new and not old and (bool(given) or self.tops > 1)
         self.statistics = not segnet
         self.affine = segnet and s.bn_mode == s.INFERENCE
+        self.keeps_shape = self.tops == 1
+        if self.tops > 1 and (self.statistics or self.affine):
+            raise NetError(f"has {self.tops} tops: a mean and a variance are tops of SegNet's BN in mode LEARN alone")
         shape = (1, x.shape[1], 1, 1)
         self.add_blob("scale", shape, s.scale_filler if segnet or old else s.slope_filler)
         self.add_blob("shift", shape, s.shift_filler if segnet or old else s.bias_filler)
@@ -156,7 +162,7 @@ class BN(Layer):
             for spec in self.param.param[0 if s.frozen else 2 :]:
                 spec.lr_mult = spec.decay_mult = 0
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
         scale, shift = self.scale.flatten(), self.shift.flatten()
         each = (-1, *[1] * (x.ndim - 2))
         if self.affine:
@@ -169,7 +175,8 @@ class BN(Layer):
             for statistic, value in zip(kept if self.keeping else [], (mean, variance), strict=False):
                 statistic.mul_(self.momentum).add_(value, alpha=1 - self.momentum)
         # Values around 0 first: PyTorch multiplies before it subtracts, by up to 100000 with these eps.
-        return torch.batch_norm(x - mean.reshape(each), scale, shift, None, None, True, 0.0, self.eps, False)
+        y = torch.batch_norm(x - mean.reshape(each), scale, shift, None, None, True, 0.0, self.eps, False)
+        return y if self.tops == 1 else (y, *(value.reshape(1, -1, 1, 1) for value in (mean, variance)))[: self.tops]
 
 
 @register("MVN", param="mvn_param", inplace=True)
