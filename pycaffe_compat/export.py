@@ -245,8 +245,8 @@ def _takes_other_sizes(model: Deployed) -> bool:
     try:
         for node in model.net.nodes:
             if node.type != "Input":
-                blobs.update(zip(node.tops, node.layer.infer(*(blobs[name] for name in node.bottoms)), strict=True))
-    except (RuntimeError, ValueError):  # what PyTorch raises where shapes do not fit
+                blobs.update(zip(node.tops, node.infer(*(blobs[name] for name in node.bottoms)), strict=True))
+    except (RuntimeError, ValueError, IndexError, NetError):  # PyTorch's and ours where shapes do not fit
         return False
     return True
 

@@ -147,7 +147,7 @@ class _LogAbove(torch.autograd.Function):
 class _OneLabelAnItem(LossLayer):
     """Base of the losses over all values of an item: N x ... and N labels, divided by N."""
 
-    def setup(self, x: Tensor, labels: Tensor) -> None:  # type: ignore[override]
+    def check(self, x: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         if x.ndim < 2:
             raise NetError(f"needs a class axis: its bottom has {x.ndim} dimensions")
         if labels.numel() != x.shape[0]:

@@ -37,7 +37,7 @@ class Mish(Layer):
 class Axpy(Layer):
     """a x + y with a number a for each map: bottoms (N, C) or (N, C, 1, 1), then two of one shape (N, C, ...)."""
 
-    def setup(self, a: Tensor, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
+    def check(self, a: Tensor, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
         if x.shape != y.shape:
             raise NetError(f"the last two bottoms must have one shape: {shape_text(x.shape)}, {shape_text(y.shape)}")
         if x.ndim < 2 or a.shape[:2] != x.shape[:2] or a.shape[2:].numel() != 1:
@@ -125,6 +125,8 @@ class CropCenter(Layer):
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         self.margins = list(self.settings.crop_size)
+
+    def check(self, x: Tensor) -> None:  # type: ignore[override]
         if len(self.margins) != x.ndim:
             raise NetError(f"{len(self.margins)} crop_size for {x.ndim} axes: give one each, 0 to leave it as it is")
         for axis, (margin, size) in enumerate(zip(self.margins, x.shape, strict=True)):
@@ -277,7 +279,7 @@ class L1Loss(LossLayer):
 
     forced_bottoms = staticmethod(lambda index: True)
 
-    def setup(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
+    def check(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
         if not x.ndim or not y.ndim or x.shape[0] != y.shape[0] or x.numel() != y.numel():
             raise NetError(f"bottoms of {shape_text(x.shape)} and {shape_text(y.shape)} must hold as many values")
 

@@ -37,7 +37,7 @@ class EuclideanLoss(LossLayer):
 
     forced_bottoms = staticmethod(lambda index: True)
 
-    def setup(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
+    def check(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
         if not x.ndim or not y.ndim or x.shape[0] != y.shape[0] or x.numel() != y.numel():
             raise NetError(
                 f"bottoms of shapes {shape_text(x.shape)} and {shape_text(y.shape)} must hold as many values"
@@ -84,13 +84,15 @@ class SigmoidCrossEntropyLoss(LossLayer):
     """
 
     def setup(self, x: Tensor, target: Tensor) -> None:  # type: ignore[override]
+        loss = self.param.loss_param
+        self.ignore = loss.ignore_label if loss.HasField("ignore_label") else None
+        self.mode = normalization_mode(loss, "BATCH_SIZE")
+
+    def check(self, x: Tensor, target: Tensor) -> None:  # type: ignore[override]
         if x.numel() != target.numel() or not x.ndim:
             raise NetError(
                 f"bottoms of shapes {shape_text(x.shape)} and {shape_text(target.shape)} must hold as many values"
             )
-        loss = self.param.loss_param
-        self.ignore = loss.ignore_label if loss.HasField("ignore_label") else None
-        self.mode = normalization_mode(loss, "BATCH_SIZE")
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
         x = precise(x)
@@ -122,7 +124,7 @@ class ContrastiveLoss(LossLayer):
 
     forced_bottoms = staticmethod(lambda index: index != 2)
 
-    def setup(self, a: Tensor, b: Tensor, alike: Tensor) -> None:  # type: ignore[override]
+    def check(self, a: Tensor, b: Tensor, alike: Tensor) -> None:  # type: ignore[override]
         for name, x in zip(self.param.bottom, (a, b), strict=False):
             if x.ndim < 2 or x.numel() != x.shape[0] * x.shape[1]:
                 raise NetError(f'bottom "{name}" of shape {shape_text(x.shape)} must be N x C, or N x C x 1 x 1')

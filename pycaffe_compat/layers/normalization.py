@@ -89,7 +89,8 @@ class ScaledBatchNorm(nn.Module):
     def fits(norm: BatchNorm, scale: Scale, ndim: int) -> bool:
         """Whether the statistics are fixed, and the scale is one learned number for each of their channels."""
         channels = norm.mean.shape[0]
-        return norm.global_stats and tuple(scale.shape) == (channels, *[1] * (ndim - 2)) and "scale" in scale.blob_names
+        each_channel = scale.own == (channels,) and scale.axis in (1, 1 - ndim)
+        return norm.global_stats and each_channel and "scale" in scale.blob_names
 
     def forward(self, x: Tensor) -> Tensor:
         norm, scale = self.norm, self.scale

@@ -142,6 +142,10 @@ class Pooling(Layer):
             raise NetError(f"pad {shape_text(self.pad)} must be less than the kernel {shape_text(self.kernel)}")
         if any(self.pad) and self.method == "STOCHASTIC":
             raise NetError("pad is for MAX and AVE only")
+
+    def check(self, x: Tensor) -> None:  # type: ignore[override]
+        if self.is_global:
+            return
         sizes = zip(x.shape[2:], self.kernel, self.stride, self.pad, strict=True)
         if min(output_size(*axis, self.ceil, any(self.pad)) for axis in sizes) < 1:
             raise NetError(
@@ -180,6 +184,8 @@ class SPP(Layer):
         if s.pool == s.STOCHASTIC:
             raise NetError("spp_param: pool is MAX or AVE")
         self.average, self.levels = s.pool == s.AVE, s.pyramid_height
+
+    def check(self, x: Tensor) -> None:  # type: ignore[override]
         for level in range(self.levels):
             kernel, pad = self.windows(x, level)
             if any(p >= k for p, k in zip(pad, kernel, strict=True)):
