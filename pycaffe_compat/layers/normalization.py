@@ -184,6 +184,8 @@ class BN(Layer):
 class MVN(Layer):
     """x minus its mean, over its standard deviation + eps, for each channel of each image (or each image as a whole).
 
+    The top has 4 axes: a bottom of fewer ones gets axes of 1 behind them.
+
     The gradient is the original's, (g - mean(g) - y mean(g y)) / (deviation + eps), which is the true one up to eps.
     The true one divides y mean(g y) by the deviation alone, and has no value where that is 0.
     """
@@ -192,19 +194,19 @@ class MVN(Layer):
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s = self.settings
-        if not x.ndim:
-            raise NetError("MVN needs a batch axis: its bottom is a scalar")
-        self.lead = 1 if s.across_channels else min(2, x.ndim)
+        self.axes = (1, 2, 3) if s.across_channels else (2, 3)
         self.normalize_variance, self.eps = s.normalize_variance, s.eps
 
+    def check(self, x: Tensor) -> None:  # type: ignore[override]
+        if x.ndim > 4:
+            raise NetError(f"MVN takes 4 axes (num, channels, height, width) at most, not {shape_text(x.shape)}")
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        axes = tuple(range(self.lead, x.ndim))
-        if not axes:
-            return x - x
-        y = x - x.mean(axes, keepdim=True)
+        x = x.reshape(x.shape + (1,) * (4 - x.ndim))
+        y = x - x.mean(self.axes, keepdim=True)
         if not self.normalize_variance:
             return y
-        variance = y.square().mean(axes, keepdim=True)
+        variance = y.square().mean(self.axes, keepdim=True)
         divisor = variance.detach().sqrt() + self.eps
         if variance.requires_grad:
             # The same number; its derivative by the variance is 1 / (2 divisor).
