@@ -32,6 +32,7 @@ from .layers.normalization import BatchNorm, ScaledBatchNorm
 from .memory import physical_memory, shown_bytes
 from .naming import did_you_mean
 from .proto import caffe_pb2
+from .proto.fields import refuse_unread
 from .proto.source import NetSource
 from .proto.text import read_net
 from .proto.upgrade import upgrade_net
@@ -227,6 +228,7 @@ class Graph(nn.Module):
         downs = len(node.param.propagate_down)
         if downs and downs != len(node.bottoms):
             raise NetError(f"{downs} propagate_down for {len(node.bottoms)} bottoms: give one each, or none")
+        refuse_unread(node.param)
         return row.cls(node.param, self.phase)
 
     def _check_size(self, node: Node, tops: Sequence[Tensor]) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
+from ..proto.fields import given
 from .base import Layer, canonical_axis, fixed, register, shape_text
 
 
@@ -202,12 +203,16 @@ class Convolution(_Filters):
     """Correlation with learned filters: weight (num_output, channels/group, kernel...), bias (num_output).
 
     All axes before ``axis`` are batch, ``axis`` is channels, those behind it are spatial (1 to 3). Several bottoms go
-    through the same filters.
+    through the same filters. With Intel's ``relu: true`` a ReLU follows within the layer, its slope for what is
+    negative ``negative_slope`` (or that of a ``relu_param``).
     """
 
     def setup(self, *bottoms: Tensor) -> None:
         super().setup(*bottoms)
         s, channels = self.settings, bottoms[0].shape[self.axis]
+        slope = given(s, "negative_slope")
+        self.relu = bool(given(s, "relu"))
+        self.slope = self.param.relu_param.negative_slope if slope is None else slope
         self.one_filter = (
             (len(self.kernel), self.axis, s.num_output) == (2, 1, 1)
             and {*self.stride, *self.dilation} == {1}
@@ -217,7 +222,11 @@ class Convolution(_Filters):
         )
 
     def apply_to(self, x: Tensor) -> Tensor:
-        x = self.with_room(x)
+        y = self.convolve(self.with_room(x))
+        return F.leaky_relu(y, self.slope) if self.relu else y
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """What the filters make of a bottom."""
         bias = self.bias if self.bias_term else None
         if self.one_filter and x.device.type == "cpu" and not torch.compiler.is_compiling():
             return conv2d_of_one_filter(x, self.weight, bias)

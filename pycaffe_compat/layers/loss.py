@@ -57,7 +57,10 @@ def normalization_mode(param: Any, default: str) -> str:
     ``normalize`` is the flag of before these names: true is VALID, false BATCH_SIZE.
     """
     if param.HasField("normalization"):
-        return param.NormalizationMode.Name(param.normalization)
+        mode: str = param.NormalizationMode.Name(param.normalization)
+        if mode not in ("FULL", "VALID", "BATCH_SIZE", "NONE"):
+            raise NetError(f"loss_param: normalization {mode} is a fork's, and not implemented")
+        return mode
     if param.HasField("normalize"):
         return "VALID" if param.normalize else "BATCH_SIZE"
     return default

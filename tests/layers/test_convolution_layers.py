@@ -89,6 +89,15 @@ TABLE: list[Row] = [
     (im2col("kernel_size: 3 stride: 3 dilation: 2 pad: 1"), [(1, 1, 2, 1)], lambda x, p: [windows(x[0], 3, 3, 1, 2)]),
     (conv("num_output: 1 kernel_size: 5 stride: 2"), [(1, 1, 4, 4)], lambda x, p: [products(x[0], *p, stride=2)]),
     (conv("num_output: 3 kernel_h: 3 kernel_w: 6 stride: 4 pad: 1"), [(2, 2, 6, 3)], lambda x, p: [products(x[0], *p, stride=4, pad=1)]),
+    (conv("num_output: 2 kernel_size: 3 relu: true"), [(1, 2, 4, 5)], lambda x, p: [np.maximum(products(x[0], *p), 0)]),
+    (
+        conv("num_output: 2 kernel_size: 3 relu: true negative_slope: 0.5"), [(1, 2, 4, 5)],
+        lambda x, p: [(lambda y: np.where(y > 0, y, 0.5 * y))(products(x[0], *p))],
+    ),
+    (
+        conv("num_output: 2 kernel_size: 3 relu: true").replace("conv", "relu_param { negative_slope: 0.1 } conv"), [(1, 2, 4, 5)],
+        lambda x, p: [(lambda y: np.where(y > 0, y, 0.1 * y))(products(x[0], *p))],
+    ),
     (im2col("kernel_size: 2 axis: 2"), [(2, 2, 3, 4)], lambda x, p: [windows(x[0].reshape(4, 3, 4), 2).reshape(2, 2, 6, 3)]),
 ]  # fmt: skip
 

@@ -35,9 +35,14 @@ def lrn(settings: str) -> str:
     return op("LRN", f"lrn_param {{ {settings} }}")
 
 
+def batch_norm(settings: str) -> str:
+    return op("BatchNorm", f"batch_norm_param {{ {settings} }}")
+
+
 TABLE: list[Row] = [
     (op("BatchNorm"), [(4, 3, 2, 3)], lambda x, p: [normalized(x[0], (0, 2, 3), inside=1e-5)]),
     (op("BatchNorm", "batch_norm_param { eps: 0.1 }"), [(4, 3)], lambda x, p: [normalized(x[0], (0,), inside=0.1)]),
+    (batch_norm("use_weight_bias: false relu: false engine: CAFFE"), [(4, 3)], lambda x, p: [normalized(x[0], (0,), inside=1e-5)]),
     (op("BatchNorm"), [(5,)], lambda x, p: [normalized(x[0], (0,), inside=1e-5)]),
     (op("BatchNorm"), [(4, 3, 2, 2, 2)], lambda x, p: [normalized(x[0], (0, 2, 3, 4), inside=1e-5)]),
     (mvn(""), [(2, 3, 4, 5)], lambda x, p: [normalized(x[0], (2, 3))]),
@@ -63,6 +68,12 @@ BAD = [
     (lrn("local_size: 4"), [(1, 2, 3, 3)], "local_size 4 must be odd"),
     (lrn(""), [(1, 2, 3)], "LRN takes 4 axes (num, channels, height, width), not 1x2x3"),
     (op("BatchNorm", "param { lr_mult: 1 }"), [(2, 3)], "lr_mult must be 0, or not given"),
+    (batch_norm("scale_bias: true"), [(2, 3)], "batch_norm_param: scale_bias true is a fork's, and not implemented"),
+    (batch_norm("scale_filler { value: 1 }"), [(2, 3)], "batch_norm_param: scale_filler is a fork's, and not impl"),
+    (batch_norm("use_weight_bias: true"), [(2, 3)], "use_weight_bias true is a fork's, and not implemented: the layer"),
+    (batch_norm("bias_term: true"), [(2, 3)], "bias_term true is a fork's"),
+    (batch_norm("relu: true"), [(2, 3)], "relu true is a fork's"),
+    (batch_norm("stats_batch_size: 8"), [(2, 3)], "stats_batch_size 8 is a fork's"),
     (op("BatchNorm"), [()], "BatchNorm needs a batch axis: its bottom is a scalar"),
     (mvn(""), [(2, 3, 2, 2, 2)], "MVN takes 4 axes (num, channels, height, width) at most, not 2x3x2x2x2"),
 ]
