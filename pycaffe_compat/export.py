@@ -400,7 +400,7 @@ def _goes_through(net: Graph, nodes: Sequence[Node], shapes: Mapping[str, tuple[
             # Its steps are written out in the file.
             if isinstance(node.layer, Recurrent) and bottoms[0].shape[0] != net.shapes[node.bottoms[0]][0]:
                 return False
-            blobs.update(zip(node.tops, node.layer.infer(*bottoms), strict=True))
+            blobs.update(zip(node.tops, node.infer(*bottoms), strict=True))
     except (CaffeError, RuntimeError, ValueError, IndexError):  # what layers and PyTorch raise where shapes do not fit
         return False
     return True

@@ -34,6 +34,7 @@ from .memory import physical_memory, shown_bytes
 from .naming import did_you_mean, one_line
 from .proto import caffe_pb2
 from .proto.binary import blob_to_array
+from .proto.fields import refuse_unread
 from .proto.source import NetSource
 from .proto.text import read_net
 from .proto.upgrade import upgrade_net
@@ -54,6 +55,8 @@ class Node:
     where: str
     """``file:line`` of the layer, for messages."""
     layer: Layer = field(init=False)
+    checks: bool = False
+    """Whether the layer has shapes to check."""
     loss_weights: list[float] = field(default_factory=list)
     """One a top; 0 where the top is no loss."""
     lr_mults: list[float] = field(default_factory=list)
@@ -67,6 +70,35 @@ class Node:
     """Blobs that nothing reads after this layer: ``forward`` frees them here."""
     views: list[tuple[str, nn.Parameter, tuple[int, ...]]] = field(default_factory=list)
     """Parameters shared under another shape (``share_mode: PERMISSIVE``): attribute, owner, shape."""
+    checked: list[tuple[int, ...]] = field(default_factory=list)
+    """The bottoms' shapes that the layer has checked last."""
+
+    def check(self, *bottoms: Tensor) -> None:
+        """Let the layer check the bottoms' shapes, where they are others than before."""
+        shapes: list[tuple[int, ...]] = [bottom.shape for bottom in bottoms]
+        if shapes != self.checked:
+            self.layer.check(*bottoms)
+            self.checked = shapes
+
+    def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        """The tops as meta tensors; the shapes are checked."""
+        self.check(*bottoms)
+        return self.layer.infer(*bottoms)
+
+    def compute(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The layer's tops; what goes wrong names the layer and the bottoms' shapes."""
+        if self.views:
+            _renew_views(self)
+        try:
+            if self.checks and not torch.compiler.is_compiling():
+                self.check(*bottoms)
+            return self.layer(*bottoms)
+        except (RuntimeError, ValueError, IndexError, ArithmeticError):  # NetError is a RuntimeError
+            if torch.compiler.is_compiling():
+                raise  # PyTorch's own way of telling itself something
+            shapes = ", ".join(shape_text(bottom.shape) for bottom in bottoms)
+            with located(self, f"cannot compute on bottoms of shapes {shapes}"):
+                raise
 
     @property
     def label(self) -> str:
@@ -148,13 +180,14 @@ class Graph(nn.Module):
             self._add(node, blobs, last_writer, named)
 
     def _add(self, node: Node, blobs: dict[str, Tensor], last_writer: dict[str, Node], named: dict[str, int]) -> None:
-        with _located(node):
+        with located(node):
             node.layer = self._make(node, blobs)
             node.layer.label = node.label
             node.lr_mults = [spec.lr_mult for spec in node.param.param]
+            node.checks = type(node.layer).check is not Layer.check
             bottoms = [blobs[b] for b in node.bottoms]
             node.layer.setup(*bottoms)
-            tops = node.layer.infer(*bottoms)
+            tops = node.infer(*bottoms)
             if len(tops) != len(node.tops):
                 raise NetError(f"computes {len(tops)} tops, the file names {len(node.tops)}")
             self._check_size(node, tops)
@@ -209,6 +242,7 @@ class Graph(nn.Module):
         downs = len(node.param.propagate_down)
         if downs and downs != len(node.bottoms):
             raise NetError(f"{downs} propagate_down for {len(node.bottoms)} bottoms: give one each, or none")
+        refuse_unread(node.param)
         # A layer's own `phase` goes before the net's.
         return row.cls(node.param, node.param.phase if node.param.HasField("phase") else self.phase)
 
@@ -380,7 +414,7 @@ class Graph(nn.Module):
                 and ScaledBatchNorm.fits(norm, scale, len(self.shapes[node.bottoms[0]]))
             ):
                 first = steps.pop()
-                both = replace(node, bottoms=first.bottoms, detached=first.detached)
+                both = replace(node, bottoms=first.bottoms, detached=first.detached, checks=False)
                 both.last_use = [n for n in first.last_use + node.last_use if n in first.bottoms + node.tops]
                 both.layer = ScaledBatchNorm(norm, scale)  # type: ignore[assignment]  # it only computes
                 steps.append(both)
@@ -443,9 +477,7 @@ class Graph(nn.Module):
         bottoms = [blobs[name] for name in node.bottoms]
         for i in node.detached:
             bottoms[i] = bottoms[i].detach()
-        if node.views:
-            _renew_views(node)
-        tops = node.layer(*bottoms)
+        tops = node.compute(*bottoms)
         if isinstance(tops, Tensor):
             blobs[node.tops[0]] = tops
         else:
@@ -643,7 +675,7 @@ def _fitted(
     for i, (blob, array) in enumerate(zip(mine, given, strict=True)):
         if borrowed and borrowed[i] and array.shape == (0,):
             continue
-        if not _same_shape(tuple(blob.shape), array.shape):
+        if not _same_shape(tuple(blob.shape), array.shape, node.layer.axes_of_one_behind):
             raise WeightsError(
                 f"{node.label} parameter {i} has shape {shape_text(blob.shape)}, {source} holds "
                 f"{shape_text(array.shape)}{hint}"
@@ -658,11 +690,19 @@ def _copy(pairs: Sequence[tuple[Tensor, np.ndarray]]) -> None:
         blob.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(blob.shape))
 
 
-def _same_shape(mine: tuple[int, ...], given: tuple[int, ...]) -> bool:
+def _same_shape(mine: tuple[int, ...], given: tuple[int, ...], with_ones_behind: bool = False) -> bool:
     if mine == given:
+        return True
+    if with_ones_behind and _without_ones_behind(mine) == _without_ones_behind(given):
         return True
     padded = (1,) * (4 - len(mine)) + mine
     return len(given) == 4 and len(mine) <= 4 and padded == given
+
+
+def _without_ones_behind(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def _module_key(name: str, modules: nn.ModuleDict) -> str:
@@ -673,11 +713,11 @@ def _module_key(name: str, modules: nn.ModuleDict) -> str:
     return key
 
 
-class _located:
-    """Puts file, line and layer in front of what goes wrong while a layer is built."""
+class located:
+    """Puts file, line and layer in front of what goes wrong, and ``what`` in front of what PyTorch says of it."""
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
+    def __init__(self, node: Node, what: str = "cannot be built") -> None:
+        self.node, self.what = node, what
 
     def __enter__(self) -> None:
         return None
@@ -691,7 +731,7 @@ class _located:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             if "overflow" in first:
                 first = f"asks for more memory than there can be ({first})"
-            raise NetError(f"{self.node.label}: cannot be built: {first}") from error
+            raise NetError(f"{self.node.label}: {self.what}: {first}") from error
 
 
 # --------------------------------------------------------------------------------------- the net's text, rewritten

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from . import debug, inplace, log
 from .blob import Blob, BlobVec
-from .errors import CaffeError, NetError
-from .graph import Graph, Node, share_values
+from .errors import NetError
+from .graph import Graph, Node, located, share_values
 from .layers.base import as_tuple, shape_text
 from .layers.data import DummyData
 from .layers.python import Python
@@ -397,19 +397,10 @@ class Net(NetOf2014):
                 value = value.clone()  # an in-place layer or a script may overwrite the blob: this is what was read
             wants = down and node.need_backward and value.is_floating_point()
             bottoms.append(value.requires_grad_() if wants else value)
-        for attribute, owner, shape in node.views:
-            node.layer.__dict__[attribute] = owner.view(shape)
         # A leaf that wants a gradient must not be overwritten by an in-place layer: it gets a copy to work on.
         given = [b.clone() if node.layer.inplace and b.requires_grad else b for b in bottoms]
-        try:
-            with torch.set_grad_enabled(node.need_backward):
-                tops = as_tuple(node.layer(*given))
-        except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
-            if isinstance(error, CaffeError) or hasattr(error, "__notes__"):
-                raise  # it says already where
-            shapes = ", ".join(shape_text(b.shape) for b in bottoms)
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise NetError(f"{node.label}: cannot compute on bottoms of shapes {shapes}: {first}") from error
+        with torch.set_grad_enabled(node.need_backward):
+            tops = as_tuple(node.compute(*given))
         self._tape[node.name] = (bottoms, tops)
         return tops
 
@@ -499,15 +490,22 @@ class Net(NetOf2014):
                 blob.diff_tensor.zero_()
 
     def reshape(self) -> None:
-        """Propagate the shapes of the blobs that Input and DummyData give through the net, without computing."""
+        """Propagate the shapes of the blobs that Input and DummyData give through the net, without computing.
+
+        Raises:
+            NetError: a layer cannot work on its bottoms' new shapes.
+        """
         known: dict[str, Tensor] = {}
         for node in self.graph.nodes:
             if node.type in ("Input", "DummyData"):
                 known.update((top, torch.empty(self.blobs[top].shape, device="meta")) for top in node.tops)
-            else:
-                known.update(zip(node.tops, node.layer.infer(*(known[b] for b in node.bottoms)), strict=True))
-            for top in node.tops:
-                self.blobs[top].reshape(*known[top].shape)
+                continue
+            bottoms = [known[name] for name in node.bottoms]
+            shapes = ", ".join(shape_text(bottom.shape) for bottom in bottoms)
+            with located(node, f"cannot work on bottoms of shapes {shapes}"):
+                known.update(zip(node.tops, node.infer(*bottoms), strict=True))
+        for name, like in known.items():
+            self.blobs[name].reshape(*like.shape)
 
     def copy_from(self, weights: str | PathLike[str]) -> None:
         """Load weights (.caffemodel or .h5) into the layers of the same name."""

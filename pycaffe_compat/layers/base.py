@@ -88,7 +88,8 @@ def lookup(name: str) -> LayerType:
 class Layer(nn.Module):
     """Base of all layers.
 
-    ``setup`` reads the messages; ``forward`` uses plain attributes only, so that ``torch.compile`` can follow it.
+    ``setup`` reads the messages, ``check`` the bottoms' shapes; ``forward`` uses plain attributes only, so that
+    ``torch.compile`` can follow it.
 
     Attributes:
         settings: the layer's own message (``convolution_param``, ...), or None.
@@ -107,6 +108,8 @@ class Layer(nn.Module):
     """Why the type has no form in ONNX; empty when it has one."""
     keeps_shape = False
     """The top is like the bottom in shape and type: nothing has to be run to know it."""
+    axes_of_one_behind = False
+    """Whether weights fit its blobs whatever number of axes of 1 they have at the end."""
     fresh_output = False
     """The output is newly allocated and not needed for this layer's own gradient: the next layer may overwrite it."""
     forced_bottoms: Callable[[int], bool] = staticmethod(lambda index: True)
@@ -147,6 +150,14 @@ class Layer(nn.Module):
 
     def setup(self, *bottoms: Tensor) -> None:
         """Check the settings and declare the parameters. ``bottoms`` are meta tensors: only their shapes are real."""
+
+    def check(self, *bottoms: Tensor) -> None:
+        """Refuse shapes that do not go together, where ``forward`` would compute something else than an error.
+
+        Called behind ``setup``, and before ``forward`` where the bottoms have come in other shapes (not inside
+        ``torch.compile``, whose graphs are for the shapes that they were made with). Only the shapes may be read, and
+        nothing be kept: ``forward`` may be called with others.
+        """
 
     def infer(self, *bottoms: Tensor) -> Sequence[Tensor]:
         """Shapes of the tops, as meta tensors: by running ``forward`` there, on copies of the blobs without values."""

@@ -154,7 +154,7 @@ class _OneLabelAnItem(LossLayer):
 
     refuses_gradient = True
 
-    def setup(self, x: Tensor, labels: Tensor) -> None:  # type: ignore[override]
+    def check(self, x: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         self.check_batch(x, labels)
 
 
@@ -162,8 +162,8 @@ class _OneLabelAnItem(LossLayer):
 class MultinomialLogisticLoss(_OneLabelAnItem):
     """Minus the logarithm of the label's probability, mean over the batch. The bottom holds probabilities."""
 
-    def setup(self, x: Tensor, labels: Tensor) -> None:  # type: ignore[override]
-        super().setup(x, labels)
+    def check(self, x: Tensor, labels: Tensor) -> None:  # type: ignore[override]
+        super().check(x, labels)
         if labels.numel() != x.shape[0]:
             raise NetError(f"{labels.numel()} labels for a batch of {x.shape[0]}: there must be one an item")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import lt
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
-from .base import Layer, canonical_axis, register, shape_text
+from ..proto.fields import given
+from .base import Layer, canonical_axis, fixed, register, shape_text
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
@@ -124,15 +126,34 @@ class _Windows(Layer):
         ):
             if min(values, default=1) < 1:
                 raise NetError(f"{name} {min(values)} is not positive")
+        windows = zip(self.kernel, self.pad, self.dilation, strict=True)
+        self.least = tuple(max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in windows)
+        """The sizes that hold a whole window."""
+        self.may_lack = max(self.least, default=1) > 1
+
+    def check(self, *bottoms: Tensor) -> None:
+        x = bottoms[0]
         if any(b.shape != x.shape for b in bottoms[1:]):
             raise NetError("all bottoms must have one shape: " + ", ".join(shape_text(b.shape) for b in bottoms))
+        self.check_size(x)
 
-    def _check_that_the_kernel_fits(self, x: Tensor) -> None:
-        for size, k, p, d in zip(x.shape[self.axis + 1 :], self.kernel, self.pad, self.dilation, strict=True):
-            if size + 2 * p < d * (k - 1) + 1:
-                raise NetError(
-                    f"kernel {shape_text(self.kernel)} does not fit into a bottom of shape {shape_text(x.shape)}"
-                )
+    def check_size(self, x: Tensor) -> None:
+        """Refuse maps that are too small for a window."""
+        sizes = zip(x.shape[self.axis + 1 :], self.least, self.stride, strict=True)
+        if any(least - size >= stride for size, least, stride in sizes):
+            raise NetError(
+                f"kernel {shape_text(self.kernel)} does not fit into a bottom of shape {shape_text(x.shape)}"
+            )
+
+    def with_room(self, x: Tensor) -> Tensor:
+        """The bottom, with zeros at the end of an axis that lacks less than a stride of a window.
+
+        Caffe counts windows with C's division, which rounds towards 0: there is one then, and it sees zeros there.
+        """
+        if not self.may_lack or not any(map(lt, x.shape[2:], self.least)):
+            return x
+        lack = [max(0, least - size) for size, least in zip(fixed(x.shape[2:]), self.least, strict=True)]
+        return F.pad(x, [margin for n in reversed(lack) for margin in (0, n)])
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.axis == 1:
@@ -166,7 +187,6 @@ class _Filters(_Windows):
             raise NetError(f"num_output {s.num_output} is not positive")
         if s.group < 1 or channels % s.group or s.num_output % s.group:
             raise NetError(f"group {s.group} does not divide {channels} input channels and num_output {s.num_output}")
-        self._check_that_the_kernel_fits(x)
         self.group, self.bias_term = s.group, s.bias_term
         outer, inner = self.filter_axes(channels, s.num_output)
         self.add_blob("weight", (outer, inner // s.group, *self.kernel), s.weight_filler)
@@ -183,14 +203,18 @@ class Convolution(_Filters):
     """Correlation with learned filters: weight (num_output, channels/group, kernel...), bias (num_output).
 
     All axes before ``axis`` are batch, ``axis`` is channels, those behind it are spatial (1 to 3). Several bottoms go
-    through the same filters.
+    through the same filters. With Intel's ``relu: true`` a ReLU follows within the layer, its slope for what is
+    negative ``negative_slope`` (or that of a ``relu_param``).
     """
 
     def setup(self, *bottoms: Tensor) -> None:
         super().setup(*bottoms)
-        channels = bottoms[0].shape[self.axis]
+        s, channels = self.settings, bottoms[0].shape[self.axis]
+        slope = given(s, "negative_slope")
+        self.relu = bool(given(s, "relu"))
+        self.slope = self.param.relu_param.negative_slope if slope is None else slope
         self.one_filter = (
-            (len(self.kernel), self.axis, self.settings.num_output) == (2, 1, 1)
+            (len(self.kernel), self.axis, s.num_output) == (2, 1, 1)
             and {*self.stride, *self.dilation} == {1}
             and not any(self.pad)
             and max(self.kernel) > 1
@@ -198,6 +222,11 @@ class Convolution(_Filters):
         )
 
     def apply_to(self, x: Tensor) -> Tensor:
+        y = self.convolve(self.with_room(x))
+        return F.leaky_relu(y, self.slope) if self.relu else y
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """What the filters make of a bottom."""
         bias = self.bias if self.bias_term else None
         if self.one_filter and x.device.type == "cpu" and not torch.compiler.is_compiling():
             return conv2d_of_one_filter(x, self.weight, bias)
@@ -213,7 +242,7 @@ class Deconvolution(_Filters):
     (kernel - 1) + 1 - 2 pad values along an axis.
     """
 
-    def _check_that_the_kernel_fits(self, x: Tensor) -> None:
+    def check_size(self, x: Tensor) -> None:
         geometry = zip(x.shape[self.axis + 1 :], self.kernel, self.stride, self.pad, self.dilation, strict=True)
         if any(s * (size - 1) + d * (k - 1) + 1 - 2 * p < 1 for size, k, s, p, d in geometry):
             raise NetError(
@@ -238,10 +267,9 @@ class Im2col(_Windows):
         super().setup(*bottoms)
         if not self.kernel:
             raise NetError(f"a bottom of shape {shape_text(bottoms[0].shape)} has no spatial axis")
-        self._check_that_the_kernel_fits(bottoms[0])
 
     def apply_to(self, x: Tensor) -> Tensor:
-        windows = F.pad(x, [p for pad in reversed(self.pad) for p in (pad, pad)])
+        windows = F.pad(self.with_room(x), [p for pad in reversed(self.pad) for p in (pad, pad)])
         for i, (k, s, d) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True), 2):
             windows = windows.unfold(i, d * (k - 1) + 1, s)[..., ::d]  # the window's values become a last axis
         axes = len(self.kernel)

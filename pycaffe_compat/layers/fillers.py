@@ -51,6 +51,12 @@ def fan(filler: Any, shape: Shape) -> float:
     return {"FAN_IN": fan_in, "FAN_OUT": fan_out, "AVERAGE": (fan_in + fan_out) / 2}[kind]
 
 
+def _needs_an_axis(filler: Any, shape: Shape) -> None:
+    if not shape:
+        sparse = "sparse " if filler.type == "gaussian" else ""
+        raise NetError(f"filler {sparse}{filler.type} is for the outputs of a layer, not for a single number")
+
+
 def constant(filler: Any, shape: Shape) -> Tensor:
     return torch.full(shape, filler.value)
 
@@ -66,12 +72,14 @@ def gaussian(filler: Any, shape: Shape) -> Tensor:
         raise NetError(f"filler gaussian: std {filler.std:g} is negative")
     values = torch.empty(shape).normal_(filler.mean, filler.std)
     if filler.sparse >= 0:
+        _needs_an_axis(filler, shape)
         # `sparse` is the expected number of non-zero inputs of each output.
         values *= torch.bernoulli(torch.full(shape, min(1.0, filler.sparse / shape[0])))
     return values
 
 
 def positive_unitball(filler: Any, shape: Shape) -> Tensor:
+    _needs_an_axis(filler, shape)
     values = torch.rand(shape)
     rows = values.reshape(shape[0], -1)
     return (rows / rows.sum(1, keepdim=True)).reshape(shape)

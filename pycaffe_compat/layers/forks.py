@@ -37,7 +37,7 @@ class Mish(Layer):
 class Axpy(Layer):
     """a x + y with a number a for each map: bottoms (N, C) or (N, C, 1, 1), then two of one shape (N, C, ...)."""
 
-    def setup(self, a: Tensor, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
+    def check(self, a: Tensor, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
         if x.shape != y.shape:
             raise NetError(f"the last two bottoms must have one shape: {shape_text(x.shape)}, {shape_text(y.shape)}")
         if x.ndim < 2 or a.shape[:2] != x.shape[:2] or a.shape[2:].numel() != 1:
@@ -125,6 +125,8 @@ class CropCenter(Layer):
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         self.margins = list(self.settings.crop_size)
+
+    def check(self, x: Tensor) -> None:  # type: ignore[override]
         if len(self.margins) != x.ndim:
             raise NetError(f"{len(self.margins)} crop_size for {x.ndim} axes: give one each, 0 to leave it as it is")
         for axis, (margin, size) in enumerate(zip(self.margins, x.shape, strict=True)):
@@ -138,28 +140,31 @@ class CropCenter(Layer):
 # -------------------------------------------------------------------------------------------------- larger and smaller
 
 
-@register("Interp", param="interp_param", fork="DeepLab")
+@register("Interp", param="interp_param", bottoms=(1, 2), fork="DeepLab")
 class Interp(Layer):
     """Bilinear interpolation that keeps the corners: value i of n stands at i (m - 1) / (n - 1) of m.
 
     The size is ``height`` and ``width``; or with ``shrink_factor`` s first (n - 1) // s + 1, with ``zoom_factor`` z
-    then (n - 1) z + 1. One factor alone goes before height and width, these before both factors. Negative ``pad_beg``
-    and ``pad_end`` cut that much off the map beforehand, at the left and top and at the right and bottom.
+    then (n - 1) z + 1. One factor alone goes before height and width, these before both factors. Or it is that of a
+    second bottom, whose values are not looked at. Negative ``pad_beg`` and ``pad_end`` cut that much off the map
+    beforehand, at the left and top and at the right and bottom.
     """
 
-    def setup(self, x: Tensor) -> None:  # type: ignore[override]
+    forced_bottoms = staticmethod(lambda index: index == 0)
+
+    def setup(self, x: Tensor, like: Tensor | None = None) -> None:  # type: ignore[override]
         s = self.settings
         if x.ndim != 4:
             raise NetError(f"Interp takes 4 axes (num, channels, height, width), not {shape_text(x.shape)}")
         self.cut = (-s.pad_beg, -s.pad_end)
         if min(self.cut) < 0:
             raise NetError(f"pad_beg {s.pad_beg} and pad_end {s.pad_end} must not be positive: they can only cut off")
-        if min(x.shape[2:]) <= sum(self.cut):
-            raise NetError(f"pad_beg {s.pad_beg} and pad_end {s.pad_end} leave nothing of {shape_text(x.shape[2:])}")
         zooms, shrinks = s.HasField("zoom_factor"), s.HasField("shrink_factor")
         explicit = s.HasField("height") and s.HasField("width")
         self.size = (s.height, s.width) if explicit and zooms == shrinks else None
-        if not (explicit or zooms or shrinks):
+        if like is not None and (zooms or shrinks or s.HasField("height") or s.HasField("width")):
+            raise NetError("the second bottom gives the size: remove height, width and factors, or the bottom")
+        if not (explicit or zooms or shrinks or like is not None):
             raise NetError("the size is missing: say height and width, or zoom_factor, or shrink_factor")
         if self.size and min(self.size) < 1:
             raise NetError(f"height {s.height} and width {s.width} must be positive")
@@ -167,12 +172,21 @@ class Interp(Layer):
         if min(self.shrink, self.zoom) < 1:
             raise NetError(f"shrink_factor {self.shrink} and zoom_factor {self.zoom} must be positive")
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def check(self, x: Tensor, like: Tensor | None = None) -> None:  # type: ignore[override]
+        if like is not None and (like.ndim != 4 or min(like.shape[2:]) < 1):
+            raise NetError(f"the second bottom must have a height and a width, 4 axes, not {shape_text(like.shape)}")
+        if min(x.shape[2:]) <= sum(self.cut):
+            begin, end = self.cut
+            raise NetError(f"pad_beg {-begin} and pad_end {-end} leave nothing of {shape_text(x.shape[2:])}")
+
+    def forward(self, x: Tensor, like: Tensor | None = None) -> Tensor:  # type: ignore[override]
         begin, end = self.cut
         if begin or end:
             x = x[:, :, begin : x.shape[2] - end, begin : x.shape[3] - end]
-        size = self.size or [((n - 1) // self.shrink) * self.zoom + 1 for n in x.shape[2:]]
-        return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+        size = self.size or tuple(((n - 1) // self.shrink) * self.zoom + 1 for n in x.shape[2:])
+        if like is not None:
+            size = tuple(like.shape[2:])
+        return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
 @register("Upsample", param="upsample_param", bottoms=(1, 2), fork="SegNet, YOLO")
@@ -277,7 +291,7 @@ class L1Loss(LossLayer):
 
     forced_bottoms = staticmethod(lambda index: True)
 
-    def setup(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
+    def check(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
         if not x.ndim or not y.ndim or x.shape[0] != y.shape[0] or x.numel() != y.numel():
             raise NetError(f"bottoms of {shape_text(x.shape)} and {shape_text(y.shape)} must hold as many values")
 

@@ -50,7 +50,7 @@ class EuclideanLoss(LossLayer):
 
     forced_bottoms = staticmethod(lambda index: True)
 
-    def setup(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
+    def check(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
         self.check_batch(x, y)
         if x.numel() != y.numel():
             raise NetError(
@@ -71,7 +71,10 @@ def normalization_mode(param: Any, default: str) -> str:
     ``normalize`` is the flag of before these names: true is VALID, false BATCH_SIZE.
     """
     if param.HasField("normalization"):
-        return param.NormalizationMode.Name(param.normalization)
+        mode: str = param.NormalizationMode.Name(param.normalization)
+        if mode not in ("FULL", "VALID", "BATCH_SIZE", "NONE"):
+            raise NetError(f"loss_param: normalization {mode} is a fork's, and not implemented")
+        return mode
     if param.HasField("normalize"):
         return "VALID" if param.normalize else "BATCH_SIZE"
     return default
@@ -100,14 +103,16 @@ class SigmoidCrossEntropyLoss(LossLayer):
     refuses_gradient = True
 
     def setup(self, x: Tensor, target: Tensor) -> None:  # type: ignore[override]
+        loss = self.param.loss_param
+        self.ignore = loss.ignore_label if loss.HasField("ignore_label") else None
+        self.mode = normalization_mode(loss, "BATCH_SIZE")
+
+    def check(self, x: Tensor, target: Tensor) -> None:  # type: ignore[override]
         self.check_batch(x, target)
         if x.numel() != target.numel():
             raise NetError(
                 f"bottoms of shapes {shape_text(x.shape)} and {shape_text(target.shape)} must hold as many values"
             )
-        loss = self.param.loss_param
-        self.ignore = loss.ignore_label if loss.HasField("ignore_label") else None
-        self.mode = normalization_mode(loss, "BATCH_SIZE")
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
         x = precise(x)
@@ -139,7 +144,7 @@ class ContrastiveLoss(LossLayer):
 
     forced_bottoms = staticmethod(lambda index: index != 2)
 
-    def setup(self, a: Tensor, b: Tensor, alike: Tensor) -> None:  # type: ignore[override]
+    def check(self, a: Tensor, b: Tensor, alike: Tensor) -> None:  # type: ignore[override]
         for name, x in zip(self.param.bottom, (a, b), strict=False):
             if not x.ndim or x.numel() != x.shape[:2].numel():
                 raise NetError(f'bottom "{name}" of shape {shape_text(x.shape)} must be N, N x C, or N x C x 1 x 1')

@@ -93,7 +93,8 @@ class ScaledBatchNorm(nn.Module):
     def fits(norm: BatchNorm, scale: Scale, ndim: int) -> bool:
         """Whether the statistics are fixed, and the scale is one learned number for each of their channels."""
         channels = norm.mean.shape[0]
-        return norm.global_stats and tuple(scale.shape) == (channels, *[1] * (ndim - 2)) and "scale" in scale.blob_names
+        each_channel = scale.own == (channels,) and scale.axis in (1, 1 - ndim)
+        return norm.global_stats and each_channel and "scale" in scale.blob_names
 
     def forward(self, x: Tensor) -> Tensor:
         norm, scale = self.norm, self.scale
@@ -103,7 +104,7 @@ class ScaledBatchNorm(nn.Module):
         return norm.normalize(x, scale.scale, scale.bias if scale.bias_term else None)
 
 
-@register("BN", param="bn_param", inplace=True, fork="PSPNet, SegNet")
+@register("BN", param="bn_param", tops=(1, 3), inplace=True, fork="PSPNet, SegNet")
 class BN(Layer):
     """(x - mean) / sqrt(variance + eps) for each channel (axis 1), times a learned scale, plus a learned shift.
 
@@ -120,11 +121,13 @@ class BN(Layer):
 
     SegNet's (``scale_filler``, ``shift_filler``, ``bn_mode``) has two: scale and shift. Mode LEARN takes the batch's
     own mean and variance in TEST too, eps is 1e-9; INFERENCE is scale x + shift alone, its blobs made for that by a
-    script that knows the statistics.
+    script that knows the statistics. A second and a third top of LEARN are the batch's mean and variance, (1, C, 1, 1).
+
+    Weights of shape (1, C), which some trees store, are taken too.
     """
 
     fresh_output = True
-    keeps_shape = True
+    axes_of_one_behind = True
     scale: Tensor
     shift: Tensor
     mean: Tensor
@@ -141,9 +144,13 @@ class BN(Layer):
             one, other = (new, given - new) if new else (old, {"bn_mode"})
             mixed = f"{', '.join(sorted(one))} and {', '.join(sorted(other))}"
             raise NetError(f"bn_param has fields of two forks, {mixed}: keep those of one")
-        segnet = bool(given) and not new and not old
+        self.tops = len(self.param.top)
+        segnet = not new and not old and (bool(given) or self.tops > 1)
         self.statistics = not segnet
         self.affine = segnet and s.bn_mode == s.INFERENCE
+        self.keeps_shape = self.tops == 1
+        if self.tops > 1 and (self.statistics or self.affine):
+            raise NetError(f"has {self.tops} tops: a mean and a variance are tops of SegNet's BN in mode LEARN alone")
         shape = (1, x.shape[1], 1, 1)
         self.add_blob("scale", shape, s.scale_filler if segnet or old else s.slope_filler)
         self.add_blob("shift", shape, s.shift_filler if segnet or old else s.bias_filler)
@@ -160,7 +167,7 @@ class BN(Layer):
             for spec in self.param.param[0 if s.frozen else 2 :]:
                 spec.lr_mult = spec.decay_mult = 0
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
         scale, shift = self.scale.flatten(), self.shift.flatten()
         each = (-1, *[1] * (x.ndim - 2))
         if self.affine:
@@ -173,12 +180,15 @@ class BN(Layer):
             for statistic, value in zip(kept if self.keeping else [], (mean, variance), strict=False):
                 statistic.mul_(self.momentum).add_(value, alpha=1 - self.momentum)
         # Values around 0 first: PyTorch multiplies before it subtracts, by up to 100000 with these eps.
-        return torch.batch_norm(x - mean.reshape(each), scale, shift, None, None, True, 0.0, self.eps, False)
+        y = torch.batch_norm(x - mean.reshape(each), scale, shift, None, None, True, 0.0, self.eps, False)
+        return y if self.tops == 1 else (y, *(value.reshape(1, -1, 1, 1) for value in (mean, variance)))[: self.tops]
 
 
 @register("MVN", param="mvn_param", inplace=True)
 class MVN(Layer):
     """x minus its mean, over its standard deviation + eps, for each channel of each image (or each image as a whole).
+
+    The top has 4 axes: a bottom of fewer ones gets axes of 1 behind them.
 
     The gradient is the original's, (g - mean(g) - y mean(g y)) / (deviation + eps), which is the true one up to eps.
     The true one divides y mean(g y) by the deviation alone, and has no value where that is 0.
@@ -188,19 +198,19 @@ class MVN(Layer):
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s = self.settings
-        if not x.ndim:
-            raise NetError("MVN needs a batch axis: its bottom is a scalar")
-        self.lead = 1 if s.across_channels else min(2, x.ndim)
+        self.axes = (1, 2, 3) if s.across_channels else (2, 3)
         self.normalize_variance, self.eps = s.normalize_variance, s.eps
 
+    def check(self, x: Tensor) -> None:  # type: ignore[override]
+        if x.ndim > 4:
+            raise NetError(f"MVN takes 4 axes (num, channels, height, width) at most, not {shape_text(x.shape)}")
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        axes = tuple(range(self.lead, x.ndim))
-        if not axes:
-            return x - x
-        y = x - x.mean(axes, keepdim=True)
+        x = x.reshape(x.shape + (1,) * (4 - x.ndim))
+        y = x - x.mean(self.axes, keepdim=True)
         if not self.normalize_variance:
             return y
-        variance = y.square().mean(axes, keepdim=True)
+        variance = y.square().mean(self.axes, keepdim=True)
         divisor = variance.detach().sqrt() + self.eps
         if variance.requires_grad:
             # The same number; its derivative by the variance is 1 / (2 divisor).

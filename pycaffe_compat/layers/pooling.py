@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import NetError
 from ..proto import caffe_pb2
+from ..proto.fields import given
 from .base import Layer, fixed, register, shape_text
 
 Pair = tuple[int, int]
@@ -62,18 +63,20 @@ def max_pool(x: Tensor, kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> tu
     return top, torch.where(inside, row * x.shape[3] + column, -1)
 
 
-def average_pool(x: Tensor, kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> Tensor:
-    """The sum of each window over its size, padding counted, what lies behind the padding not.
+def average_pool(x: Tensor, kernel: Pair, stride: Pair, pad: Pair, ceil: bool, padding_counts: bool = True) -> Tensor:
+    """The sum of each window over its size, padding counted (unless told not to), what lies behind the padding not.
 
     A window that lies behind the image altogether has no size: 0 over 0 (not a number) or over a negative one.
     """
     if _native(kernel, stride, pad, ceil):
-        return F.avg_pool2d(x, kernel, stride, pad, ceil_mode=ceil)
+        return F.avg_pool2d(x, kernel, stride, pad, ceil_mode=ceil, count_include_pad=padding_counts)
     total = F.avg_pool2d(_padded(x, kernel, stride, pad, ceil, 0), kernel, stride) * math.prod(kernel)
     sizes = []
     for size, k, s, p in zip(fixed(x.shape[2:]), kernel, stride, pad, strict=True):
         starts = [i * s - p for i in range(output_size(size, k, s, p, ceil, any(pad)))]
-        sizes.append(torch.tensor([min(start + k, size + p) - start for start in starts], dtype=x.dtype))
+        margin = p if padding_counts else 0
+        counts = [min(start + k, size + margin) - max(start, -margin) for start in starts]
+        sizes.append(torch.tensor(counts, dtype=x.dtype))
     return total / torch.outer(*sizes).to(x.device)
 
 
@@ -94,13 +97,18 @@ def stochastic_pool(x: Tensor, kernel: Pair, stride: Pair, ceil: bool, train: bo
 
 
 def _pair(settings: Any, name: str, default: int | None) -> Pair:
-    """kernel, stride or pad of the two axes: one value for both, or the _h and _w forms."""
+    """kernel, stride or pad of the two axes: one value for both, or the _h and _w forms.
+
+    kernel_size goes before one of its two forms that stands alone.
+    """
     short = name.removesuffix("_size")
     h, w = short + "_h", short + "_w"
-    given = [f for f in (h, w) if settings.HasField(f)]
-    if given and (settings.HasField(name) or len(given) == 1):
+    forms = [f for f in (h, w) if settings.HasField(f)]
+    if name == "kernel_size" and len(forms) == 1 and settings.HasField(name):
+        forms = []
+    if forms and (settings.HasField(name) or len(forms) == 1):
         raise NetError(f"pooling_param: give {name}, or both of {h} and {w}")
-    if given:
+    if forms:
         return getattr(settings, h), getattr(settings, w)
     if default is None and not settings.HasField(name):
         raise NetError(f"{name} is missing: say {name}, or {h} and {w}")
@@ -111,8 +119,9 @@ def _pair(settings: Any, name: str, default: int | None) -> Pair:
 class Pooling(Layer):
     """The largest value, the mean or a value by chance of each window of each map.
 
-    The number of windows rounds up unless ``round_mode: FLOOR``; see :func:`output_size`. A second top of MAX holds the
-    maxima's positions in the map, as floats.
+    The number of windows rounds up unless ``round_mode: FLOOR`` (forks: ``ceil_mode: false``, ``torch_pooling: true``);
+    see :func:`output_size`. A second top of MAX holds the maxima's positions in the map, as floats. AVE divides by the
+    padding in a window too, with Intel's ``avg_include_pad: false`` by the number of the map's own values.
     """
 
     fresh_output = True
@@ -122,7 +131,10 @@ class Pooling(Layer):
         if x.ndim != 4:
             raise NetError(f"Pooling takes 4 axes (num, channels, height, width), not {shape_text(x.shape)}")
         self.method = s.PoolMethod.Name(s.pool)
-        self.is_global, self.ceil = s.global_pooling, s.round_mode == s.CEIL
+        self.is_global = s.global_pooling
+        floor = given(s, "ceil_mode") is False or bool(given(s, "torch_pooling"))
+        self.ceil = s.round_mode == s.CEIL and not floor
+        self.padding_counts = given(s, "avg_include_pad") is not False
         self.mask = len(self.param.top) == 2
         if self.mask and self.method != "MAX":
             raise NetError(f"a second top is the mask of MAX, {self.method} has none")
@@ -142,6 +154,10 @@ class Pooling(Layer):
             raise NetError(f"pad {shape_text(self.pad)} must be less than the kernel {shape_text(self.kernel)}")
         if any(self.pad) and self.method == "STOCHASTIC":
             raise NetError("pad is for MAX and AVE only")
+
+    def check(self, x: Tensor) -> None:  # type: ignore[override]
+        if self.is_global:
+            return
         sizes = zip(x.shape[2:], self.kernel, self.stride, self.pad, strict=True)
         if min(output_size(*axis, self.ceil, any(self.pad)) for axis in sizes) < 1:
             raise NetError(
@@ -156,7 +172,7 @@ class Pooling(Layer):
         else:
             kernel = (x.shape[2], x.shape[3]) if self.is_global else self.kernel
             if self.method == "AVE":
-                return average_pool(x, kernel, self.stride, self.pad, self.ceil)
+                return average_pool(x, kernel, self.stride, self.pad, self.ceil, self.padding_counts)
             if self.method == "STOCHASTIC":
                 return stochastic_pool(x, kernel, self.stride, self.ceil, self.phase == caffe_pb2.TRAIN)
             top, index = max_pool(x, kernel, self.stride, self.pad, self.ceil)
@@ -180,6 +196,8 @@ class SPP(Layer):
         if s.pool == s.STOCHASTIC:
             raise NetError("spp_param: pool is MAX or AVE")
         self.average, self.levels = s.pool == s.AVE, s.pyramid_height
+
+    def check(self, x: Tensor) -> None:  # type: ignore[override]
         for level in range(self.levels):
             kernel, pad = self.windows(x, level)
             if any(p >= k for p, k in zip(pad, kernel, strict=True)):

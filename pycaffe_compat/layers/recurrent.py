@@ -35,7 +35,7 @@ class LSTMUnit(Layer):
     forced_bottoms = staticmethod(lambda index: index != 2)
     refuses_gradient = True
 
-    def setup(self, c: Tensor, gates: Tensor, cont: Tensor) -> None:  # type: ignore[override]
+    def check(self, c: Tensor, gates: Tensor, cont: Tensor) -> None:  # type: ignore[override]
         shapes = ", ".join(shape_text(b.shape) for b in (c, gates, cont))
         if c.ndim != 3 or c.shape[0] != 1:
             raise NetError(f"the state has shape 1 x batch x N; the bottoms have {shapes}")
@@ -80,18 +80,7 @@ class Recurrent(Layer):
             states = "".join(f" and {name}" for name in self.states) if self.expose else ""
             raise NetError(f"has {len(self.param.top)} tops, they must be: the output{states}")
         self.static = len(bottoms) == given + 1
-        x, cont = bottoms[:2]
-        if x.ndim < 2 or cont.shape != x.shape[:2]:
-            raise NetError(
-                f"x is time x batch x ..., cont time x batch: not {shape_text(x.shape)} and {shape_text(cont.shape)}"
-            )
-        static = bottoms[2:3] if self.static else ()
-        if any(not b.ndim or b.shape[0] != x.shape[1] for b in static):
-            raise NetError(f"the static input is batch x ..., not {shape_text(static[0].shape)}")
-        for b in bottoms[2 + self.static :]:
-            if b.shape != (1, x.shape[1], s.num_output):
-                want = (1, x.shape[1], s.num_output)
-                raise NetError(f"the state is 1 x batch x num_output, {shape_text(want)}, not {shape_text(b.shape)}")
+        x, static = bottoms[0], bottoms[2:3] if self.static else ()
         width = self.gates * s.num_output
         weight, bias, static_weight = self.input_blobs
         self.add_blob(weight, (width, x.shape[2:].numel()), s.weight_filler)
@@ -101,6 +90,20 @@ class Recurrent(Layer):
         self.add_own_blobs()
         for name in self.states:
             self.register_buffer(name, torch.empty(0), persistent=False)
+
+    def check(self, *bottoms: Tensor) -> None:
+        x, cont = bottoms[:2]
+        if x.ndim < 2 or cont.shape != x.shape[:2]:
+            raise NetError(
+                f"x is time x batch x ..., cont time x batch: not {shape_text(x.shape)} and {shape_text(cont.shape)}"
+            )
+        static = bottoms[2:3] if self.static else ()
+        if any(not b.ndim or b.shape[0] != x.shape[1] for b in static):
+            raise NetError(f"the static input is batch x ..., not {shape_text(static[0].shape)}")
+        for b in bottoms[2 + self.static :]:
+            if b.shape != (1, x.shape[1], self.num_output):
+                want = (1, x.shape[1], self.num_output)
+                raise NetError(f"the state is 1 x batch x num_output, {shape_text(want)}, not {shape_text(b.shape)}")
 
     def add_own_blobs(self) -> None:
         """Declare the blobs behind those of the input."""
@@ -202,9 +205,6 @@ class Lstm(Recurrent):
         s = self.settings
         if s.num_output < 1:
             raise NetError(f"num_output {s.num_output} is not positive")
-        if x.ndim < 2 or (cont is not None and cont.numel() != x.shape[:2].numel()):
-            shapes = shape_text(x.shape) + (f" and {shape_text(cont.shape)}" if cont is not None else "")
-            raise NetError(f"x is time x batch x ..., cont has a number for each step of each sequence: not {shapes}")
         self.num_output, self.expose, self.static = s.num_output, False, False
         self.clip = s.clipping_threshold
         width = 4 * s.num_output
@@ -221,6 +221,11 @@ class Lstm(Recurrent):
             gates.register_hook(self.limit)
         c, h = lstm_step(c, gates, cont)
         return [h, c], h
+
+    def check(self, x: Tensor, cont: Tensor | None = None) -> None:  # type: ignore[override]
+        if x.ndim < 2 or (cont is not None and cont.numel() != x.shape[:2].numel()):
+            shapes = shape_text(x.shape) + (f" and {shape_text(cont.shape)}" if cont is not None else "")
+            raise NetError(f"x is time x batch x ..., cont has a number for each step of each sequence: not {shapes}")
 
     def limit(self, gradient: Tensor | None) -> Tensor | None:
         """A gradient of the gates' sums (None: there is none), at most ``clipping_threshold`` large."""

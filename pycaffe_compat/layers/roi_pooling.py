@@ -138,12 +138,14 @@ class ROIPooling(Layer):
 
     def setup(self, x: Tensor, rois: Tensor) -> None:  # type: ignore[override]
         s = self.settings
-        _check_bottoms(x, rois)
         if min(s.pooled_h, s.pooled_w) < 1:
             raise NetError("roi_pooling_param: pooled_h and pooled_w must be given and positive")
         if s.spatial_scale <= 0:
             raise NetError(f"spatial_scale {s.spatial_scale:g} is not positive")
         self.bins, self.scale = (s.pooled_h, s.pooled_w), s.spatial_scale
+
+    def check(self, x: Tensor, rois: Tensor) -> None:  # type: ignore[override]
+        _check_bottoms(x, rois)
 
     def forward(self, x: Tensor, rois: Tensor) -> Tensor:  # type: ignore[override]
         rois = rois.detach().reshape(-1, 5)
@@ -178,15 +180,18 @@ class PSROIPooling(Layer):
 
     def setup(self, x: Tensor, rois: Tensor) -> None:  # type: ignore[override]
         s = self.settings
-        _check_bottoms(x, rois)
         if min(s.group_size, s.output_dim) < 1:
             raise NetError(f"output_dim {s.output_dim} and group_size {s.group_size} must be positive")
         if s.spatial_scale <= 0:
             raise NetError(f"spatial_scale {s.spatial_scale:g} is not positive")
-        if x.shape[1] != s.output_dim * s.group_size**2:
-            wanted = f"{s.output_dim} x {s.group_size} x {s.group_size} = {s.output_dim * s.group_size**2} channels"
-            raise NetError(f"output_dim x group_size x group_size is {wanted}, the first bottom has {x.shape[1]}")
         self.group, self.dim, self.scale = s.group_size, s.output_dim, s.spatial_scale
+
+    def check(self, x: Tensor, rois: Tensor) -> None:  # type: ignore[override]
+        _check_bottoms(x, rois)
+        channels = self.dim * self.group**2
+        if x.shape[1] != channels:
+            wanted = f"{self.dim} x {self.group} x {self.group} = {channels} channels"
+            raise NetError(f"output_dim x group_size x group_size is {wanted}, the first bottom has {x.shape[1]}")
 
     def forward(self, x: Tensor, rois: Tensor) -> Tensor:  # type: ignore[override]
         rois = rois.detach().reshape(-1, 5)

@@ -83,7 +83,7 @@ class BatchReindex(Layer):
     forced_bottoms = staticmethod(lambda index: index == 0)
     refuses_gradient = True
 
-    def setup(self, x: Tensor, index: Tensor) -> None:  # type: ignore[override]
+    def check(self, x: Tensor, index: Tensor) -> None:  # type: ignore[override]
         if index.ndim != 1:
             raise NetError(f"the second bottom holds row numbers: 1 axis, not {shape_text(index.shape)}")
         if not x.ndim:
@@ -108,6 +108,11 @@ class Filter(Layer):
             raise NetError(
                 f"has {len(blobs)} bottoms before the selector and {len(self.param.top)} tops: as many of both"
             )
+        last = len(blobs)
+        self.forced_bottoms = lambda index: index != last
+
+    def check(self, *bottoms: Tensor) -> None:
+        *blobs, selector = bottoms
         if not selector.ndim or selector.shape[1:].numel() != 1:
             raise NetError(f"the last bottom, the selector, holds one value a row, not {shape_text(selector.shape)}")
         for name, blob in zip(self.param.bottom, blobs, strict=False):
@@ -116,8 +121,6 @@ class Filter(Layer):
                     f'bottom "{name}" of shape {shape_text(blob.shape)} and the selector of '
                     f"{shape_text(selector.shape)} differ in rows"
                 )
-        last = len(blobs)
-        self.forced_bottoms = lambda index: index != last
 
     def infer(self, *bottoms: Tensor) -> list[Tensor]:
         return list(bottoms[:-1])

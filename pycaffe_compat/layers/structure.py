@@ -80,24 +80,31 @@ class Slice(Layer):
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s, tops = self.settings, len(self.param.top)
         self.axis = _axis(s, "slice_dim", x.ndim)
+        self.points, self.tops = list(s.slice_point), tops
+        if self.points and len(self.points) != tops - 1:
+            raise NetError(
+                f"{len(self.points)} slice_point for {tops} tops: they are the {tops - 1} positions between them"
+            )
+
+    def check(self, x: Tensor) -> None:  # type: ignore[override]
         size = x.shape[self.axis]
-        points = list(s.slice_point)
-        if points and len(points) != tops - 1:
-            raise NetError(f"{len(points)} slice_point for {tops} tops: they are the {tops - 1} positions between them")
-        if not points:
-            if size % tops:
-                raise NetError(
-                    f"axis {self.axis} of size {size} does not divide into {tops} equal tops: give slice_point"
-                )
-            points = list(range(size // tops, size, size // tops))
-        edges = [0, *points, size]
+        if not self.points and size % self.tops:
+            raise NetError(
+                f"axis {self.axis} of size {size} does not divide into {self.tops} equal tops: give slice_point"
+            )
+        edges = self.edges(size)
         if any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
-            raise NetError(f"slice_point {points} must rise within 1..{size - 1}")
-        self.edges = edges
+            raise NetError(f"slice_point {edges[1:-1]} must rise within 1..{size - 1}")
+
+    def edges(self, size: int) -> list[int]:
+        """Where the tops begin and the last one ends."""
+        if self.points:
+            return [0, *self.points, size]
+        return [i * (size // self.tops) for i in range(self.tops)] + [size]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        pairs = zip(self.edges, self.edges[1:], strict=False)
-        return tuple(x.narrow(self.axis, a, b - a) for a, b in pairs)
+        edges = self.edges(x.shape[self.axis])
+        return tuple(x.narrow(self.axis, a, b - a) for a, b in zip(edges, edges[1:], strict=False))
 
 
 class _Cut(torch.autograd.Function):
@@ -124,7 +131,10 @@ def _cut(x: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
 
 @register("Crop", param="crop_param", bottoms=2)
 class Crop(Layer):
-    """The first bottom cut to the second one's size from ``axis`` on, at ``offset`` (0 when not given, not centred)."""
+    """The first bottom cut to the second one's size from ``axis`` on, at ``offset`` (0 when not given, not centred).
+
+    Axes of the second bottom that the first does not have are not looked at.
+    """
 
     forced_bottoms = staticmethod(lambda index: index == 0)
 
@@ -132,12 +142,17 @@ class Crop(Layer):
         s = self.settings
         self.axis = canonical_axis(s.axis, x.ndim)
         axes = x.ndim - self.axis
-        if x.ndim != like.ndim:
-            raise NetError(f"bottoms of shapes {shape_text(x.shape)} and {shape_text(like.shape)} differ in dimensions")
+        if x.ndim > like.ndim:
+            raise NetError(
+                f"the second bottom of shape {shape_text(like.shape)} lacks dimensions of the first, "
+                f"{shape_text(x.shape)}"
+            )
         if len(s.offset) not in (0, 1, axes):
             raise NetError(f"{len(s.offset)} offset for {axes} axes from axis {self.axis} on: give one, or one an axis")
         offset = list(s.offset) or [0]
         self.offsets = offset * axes if len(offset) == 1 else offset
+
+    def check(self, x: Tensor, like: Tensor) -> None:  # type: ignore[override]
         for i, o in enumerate(self.offsets, self.axis):
             if o + like.shape[i] > x.shape[i]:
                 raise NetError(
@@ -146,7 +161,7 @@ class Crop(Layer):
                 )
 
     def forward(self, x: Tensor, like: Tensor) -> Tensor:  # type: ignore[override]
-        sizes = like.shape[self.axis :]
+        sizes = like.shape[self.axis : x.ndim]
         if x.requires_grad and not torch.compiler.is_compiling():
             return _Cut.apply(x, self.offsets, sizes)
         return _cut(x, self.offsets, sizes)

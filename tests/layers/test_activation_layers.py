@@ -37,6 +37,7 @@ FORWARD_ONLY: list[Row] = [
 ]
 
 BAD = [
+    (op("ELU", "elu_param { lambda: 1.5 }"), [(2, 3)], "elu_param: lambda 1.5 is a fork's, and not implemented"),
     (op("Exp", "exp_param { base: -2 }"), [(2, 3)], "exp_param: base -2 must be positive, or -1 for e"),
     (op("Log", "log_param { base: 0 }"), [(2, 3)], "log_param: base 0 must be positive"),
     (op("Log", "log_param { base: 1 }"), [(2, 3)], "there is no logarithm to base 1"),

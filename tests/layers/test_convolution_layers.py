@@ -1,4 +1,4 @@
-"""Deconvolution and Im2col against sums written out in NumPy. (Convolution: test_layers.py.)"""
+"""Deconvolution and Im2col against sums written out in NumPy. (Most of Convolution: test_layers.py.)"""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ def deconv(settings: str) -> str:
 
 def im2col(settings: str) -> str:
     return op("Im2col", f"convolution_param {{ {settings} }}")
+
+
+def conv(settings: str) -> str:
+    return op("Convolution", f"convolution_param {{ {settings} {FILLED} }}")
 
 
 def spread(x: np.ndarray, w: np.ndarray, b: float | np.ndarray = 0.0, stride=1, pad=0, dilation=1, group=1) -> np.ndarray:
@@ -41,13 +45,24 @@ def windows(x: np.ndarray, kernel, stride=1, pad=0, dilation=1) -> np.ndarray:
     axes = x.ndim - 2
     kernel, stride, pad, dilation = (np.broadcast_to(v, axes) for v in (kernel, stride, pad, dilation))
     x = np.pad(x, [(0, 0), (0, 0), *((p, p) for p in pad)])
-    size = (np.array(x.shape[2:]) - dilation * (kernel - 1) - 1) // stride + 1
+    reach = dilation * (kernel - 1) + 1
+    missing = np.maximum(reach - x.shape[2:], 0)  # of the first window: zeros, if it is less than a stride
+    assert (missing < stride).all()
+    x = np.pad(x, [(0, 0), (0, 0), *((0, m) for m in missing)])
+    size = (np.array(x.shape[2:]) - reach) // stride + 1
     top = np.zeros((x.shape[0], x.shape[1], *kernel, *size))
     for tap in itertools.product(*map(range, kernel)):
         starts = dilation * tap
         cut = tuple(slice(a, a + s * (n - 1) + 1, s) for a, s, n in zip(starts, stride, size, strict=True))
         top[(slice(None), slice(None), *tap)] = x[(..., *cut)]
     return top.reshape(x.shape[0], -1, *size)
+
+
+def products(x: np.ndarray, w: np.ndarray, b: np.ndarray, stride=1, pad=0) -> np.ndarray:
+    """What the filters make of the windows."""
+    columns = windows(x, w.shape[2:], stride, pad)
+    top = np.einsum("ok,nk...->no...", w.reshape(len(w), -1), columns)
+    return top + np.reshape(b, (-1, *[1] * (x.ndim - 2)))
 
 
 TABLE: list[Row] = [
@@ -70,6 +85,19 @@ TABLE: list[Row] = [
     (im2col("kernel_h: 2 kernel_w: 3"), [(1, 2, 4, 5)], lambda x, p: [windows(x[0], (2, 3))]),
     (im2col("kernel_size: 2 dilation: 2"), [(1, 1, 5, 4)], lambda x, p: [windows(x[0], 2, dilation=2)]),
     (im2col("kernel_size: 2"), [(1, 2, 3, 3, 2)], lambda x, p: [windows(x[0], 2)]),
+    (im2col("kernel_size: 5 stride: 2"), [(1, 2, 4, 4)], lambda x, p: [windows(x[0], 5, 2)]),
+    (im2col("kernel_size: 3 stride: 3 dilation: 2 pad: 1"), [(1, 1, 2, 1)], lambda x, p: [windows(x[0], 3, 3, 1, 2)]),
+    (conv("num_output: 1 kernel_size: 5 stride: 2"), [(1, 1, 4, 4)], lambda x, p: [products(x[0], *p, stride=2)]),
+    (conv("num_output: 3 kernel_h: 3 kernel_w: 6 stride: 4 pad: 1"), [(2, 2, 6, 3)], lambda x, p: [products(x[0], *p, stride=4, pad=1)]),
+    (conv("num_output: 2 kernel_size: 3 relu: true"), [(1, 2, 4, 5)], lambda x, p: [np.maximum(products(x[0], *p), 0)]),
+    (
+        conv("num_output: 2 kernel_size: 3 relu: true negative_slope: 0.5"), [(1, 2, 4, 5)],
+        lambda x, p: [(lambda y: np.where(y > 0, y, 0.5 * y))(products(x[0], *p))],
+    ),
+    (
+        conv("num_output: 2 kernel_size: 3 relu: true").replace("conv", "relu_param { negative_slope: 0.1 } conv"), [(1, 2, 4, 5)],
+        lambda x, p: [(lambda y: np.where(y > 0, y, 0.1 * y))(products(x[0], *p))],
+    ),
     (im2col("kernel_size: 2 axis: 2"), [(2, 2, 3, 4)], lambda x, p: [windows(x[0].reshape(4, 3, 4), 2).reshape(2, 2, 6, 3)]),
 ]  # fmt: skip
 
@@ -79,6 +107,7 @@ BAD = [
     (deconv("num_output: 2 kernel_size: 3 pad: 3"), [(1, 2, 3, 3)], "pad 3x3 leaves nothing of what kernel 3x3 makes"),
     (deconv("num_output: 2 kernel_size: 3 stride: 0"), [(1, 2, 3, 3)], "stride 0 is not positive"),
     (deconv("num_output: 2 kernel_size: 1"), [(1, 2, 1, 1, 1, 1)], "has 4 spatial axes behind axis 1: 3 at most work"),
+    (conv("num_output: 1 kernel_size: 5 stride: 2"), [(1, 1, 4, 3)], "kernel 5x5 does not fit into a bottom of shape 1x1x4x3"),
     (im2col("kernel_size: 5"), [(1, 2, 3, 3)], "kernel 5x5 does not fit into a bottom of shape 1x2x3x3"),
     (im2col("kernel_size: 1"), [(1, 2)], "a bottom of shape 1x2 has no spatial axis"),
 ]

@@ -39,6 +39,10 @@ BAD = [
     (scale("num_axes: -2"), [(2, 3)], "num_axes -2 must be -1 (all from axis on) or a number of axes"),
     (scale("", 2), [(2, 3), (2,)], "the second bottom of shape 2 does not fit 2x3 from axis 1 on"),
     (bias("", 2), [(2, 3), (3, 1)], "the second bottom of shape 3x1 does not fit 2x3 from axis 1 on"),
+    (
+        op("Scale", 'scale_param { num_axes: 0 filler { type: "positive_unitball" } }'), [(2, 3)],
+        "filler positive_unitball is for the outputs of a layer, not for a single number",
+    ),
     (bias("", 3), [(2, 3), (3,), (3,)], "has 3 bottoms: Bias takes 1 to 2"),
 ]
 

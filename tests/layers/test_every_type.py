@@ -20,6 +20,8 @@ from pycaffe_compat.export import Deployed, export_onnx, verify_onnx
 from pycaffe_compat.graph import TEST, Graph
 from pycaffe_compat.layers import REGISTRY
 from pycaffe_compat.proto.dialects import find_dialect
+from pycaffe_compat.proto.fields import NOT_READ
+from pycaffe_compat.proto.schema import NAMES
 from pycaffe_compat.proto.text import parse_net
 from tests.layers.harness import build, ids, op, values
 
@@ -70,6 +72,46 @@ def samples() -> dict[str, tuple[str, Any]]:
 SAMPLES = samples()
 TYPES = sorted(name for name in REGISTRY if not name.startswith("Test"))
 COMPUTED = [name for name in TYPES if name in SAMPLES and not REGISTRY[name].cls.no_onnx]
+
+
+# Fields of forks in stock Caffe's messages. Those that are read:
+READ = """
+    ConvolutionParameter: hole hole_h hole_w negative_slope relu
+    PoolingParameter: avg_include_pad ceil_mode torch_pooling
+    TransformationParameter: crop_h crop_w distort_param emit_constraint expand_param noise_param resize_param
+"""
+# Those that change nothing of what is computed (engines, threads, precision), or only what is refused itself
+# (normalization PRE_FIXED, ImageSegData).
+HARMLESS = """
+    BatchNormParameter: engine
+    ConcatParameter: engine
+    ConvolutionParameter: conv_algorithm conv_algos_override cudnn_convolution_algo_seeker
+    DataParameter: cache parser_threads precache threads
+    DropoutParameter: engine random_seed
+    EltwiseParameter: engine
+    ImageDataParameter: cache label_type precache threads
+    InnerProductParameter: engine
+    LossParameter: pre_fixed_normalizer
+    ReLUParameter: fuse
+    TransformationParameter: allow_upscale display forward_packing interpolation_algo_down interpolation_algo_up
+    TransformationParameter: num_labels random_seed use_gpu_transform
+"""
+
+
+def test_no_field_of_a_fork_is_passed_over() -> None:
+    known = {(message, name) for message, names in NOT_READ.items() for name in names}
+    for line in (READ + HARMLESS).split("\n"):
+        message, _, names = line.strip().partition(":")
+        known |= {(message, name) for name in names.split()}
+    stock = find_dialect("bvlc")["LayerParameter"].DESCRIPTOR.fields_by_name
+    params = {row.param for row in REGISTRY.values() if row.param} | {"transform_param", "loss_param"}
+    found = set()
+    for dialect in map(find_dialect, NAMES):
+        for param in dialect["LayerParameter"].DESCRIPTOR.fields:
+            if param.name in params and param.name in stock:
+                own = set(param.message_type.fields_by_name) - set(stock[param.name].message_type.fields_by_name)
+                found |= {(param.message_type.name, name) for name in own}
+    assert found == known
 
 
 def test_every_type_has_a_row_or_a_test_of_its_own() -> None:

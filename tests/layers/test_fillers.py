@@ -67,6 +67,8 @@ def test_sobel_is_the_pair_of_derivatives() -> None:
         ({"type": "uniform", "min": 2}, (1, 1), "min 2 is larger than max 1"),
         ({"type": "gaussian", "std": -1}, (1, 1), "negative"),
         ({"type": "xavier", "sparse": 3}, (1, 1), "no sparse form"),
+        ({"type": "positive_unitball"}, (), "positive_unitball is for the outputs of a layer, not for a single number"),
+        ({"type": "gaussian", "sparse": 1}, (), "sparse gaussian is for the outputs of a layer"),
         ({"type": "zero_mean_xavier"}, (4,), "two or more dimensions"),
     ],
 )

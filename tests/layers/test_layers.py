@@ -108,6 +108,7 @@ TABLE: list[tuple[str, list[tuple[int, ...]], Callable[[Arrays, Arrays], Arrays]
         simple("Crop", "crop_param { axis: 1 offset: 1 offset: 0 offset: 2 }", 2), [(2, 3, 5, 6), (2, 2, 3, 4)],
         lambda x, p: [x[0][:, 1:3, :3, 2:6]],
     ),
+    (simple("Crop", "crop_param { offset: 1 axis: 1 }", 2), [(2, 3, 5), (2, 2, 3, 4)], lambda x, p: [x[0][:, 1:3, 1:4]]),
     (simple("Eltwise", bottoms=3), [(2, 3)] * 3, lambda x, p: [x[0] + x[1] + x[2]]),
     (
         simple("Eltwise", "eltwise_param { coeff: 1 coeff: -2 coeff: 0.5 }", 3), [(2, 3)] * 3,

@@ -363,6 +363,8 @@ BAD: list[tuple[str, list[Shape], str]] = [
     (op("SoftmaxWithLoss", bottoms=1), [(2, 3)], "has 1 bottoms: SoftmaxWithLoss takes 2"),
     (op("SoftmaxWithLoss", "loss_weight: 1 loss_weight: 0"), SCORES, "2 loss_weight for 1 tops"),
     *((op(kind, bottoms=n, tops=2).replace("loss_weight: 1 loss_weight: 0", ""), [(2, 3), (2,), (3, 3)][:n], "2 tops and no loss_weight") for kind, n in (("SoftmaxWithLoss", 2), ("InfogainLoss", 3))),
+    (op("SoftmaxWithLoss", "loss_param { label_smoothing: 0.5 }"), SCORES, "loss_param: label_smoothing 0.5 is a fork's"),
+    (op("SoftmaxWithLoss", "loss_param { normalization: PRE_FIXED }"), SCORES, "normalization PRE_FIXED is a fork's, and not"),
     (op("InfogainLoss"), SCORES, "has no matrix H"),
     (op("InfogainLoss", "infogain_loss_param { source: 'none.binaryproto' }"), SCORES, "the matrix H: none.binaryproto: no such file"),
     (op("InfogainLoss", "infogain_loss_param { source: 'text' }"), SCORES, "text: is not a binary BlobProto but looks like"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pycaffe_compat import DataError, NetError
+from pycaffe_compat import DataError, NetError, WeightsError
 from pycaffe_compat.export import Deployed, export_onnx, verify_onnx
 from pycaffe_compat.graph import TEST, TRAIN
 from tests.layers.harness import Row, build, error_test, forward_test, gradient_test, op
@@ -120,6 +120,11 @@ TABLE: list[Row] = [
     (bn(SEGNET), [(3, 4, 2, 3)], lambda x, p: [by_batch(x[0], p[0], p[1], 1e-9)]),
     (bn(f"{SEGNET} bn_mode: INFERENCE"), [(2, 4, 2, 3)], lambda x, p: [x[0] * p[0] + p[1]]),
     (bn(f"{SEGNET} bn_mode: INFERENCE"), [(2, 4)], lambda x, p: [x[0] * p[0].ravel() + p[1].ravel()]),
+    (
+        bn(SEGNET).replace('top: "y"', 'top: "y" top: "m" top: "v"'), [(3, 4, 2, 3)],
+        lambda x, p: [by_batch(x[0], p[0], p[1], 1e-9), *(f(x[0], (0, 2, 3)).reshape(1, 4, 1, 1) for f in (np.mean, np.var))],
+    ),
+    (bn("").replace('top: "y"', 'top: "y" top: "m"'), [(5, 2)], lambda x, p: [0 * x[0], x[0].mean(0).reshape(1, 2, 1, 1)]),
     (psroi("output_dim: 2 group_size: 2 spatial_scale: 1"), [(2, 8, 5, 7), ROIS], lambda x, p: [psroi_pool(x[0], ROIS, 2, 2, 1)]),
     (
         psroi("output_dim: 1 group_size: 3 spatial_scale: 0.0625"), [(2, 9, 4, 4), 16 * ROIS[:, :, None, None] - [[[15]], [[0]], [[0]], [[0]], [[0]]] * (ROIS[:, :1, None, None] > 0)],
@@ -142,6 +147,7 @@ TABLE: list[Row] = [
 BAD = [
     (bn(""), [(4,)], "BN takes 2 to 4 axes, channels being the second, not 4"),
     (bn(f"{PSPNET} bn_mode: LEARN"), [(2, 3, 4, 4)], "bn_param has fields of two forks, bias_filler, slope_filler and bn_mode: keep"),
+    (bn(PSPNET).replace('top: "y"', 'top: "y" top: "m"'), [(2, 3, 4, 4)], "has 2 tops: a mean and a variance are tops of SegNet's BN in"),
     (bn(f"{SEGNET} bn_mode: LEARN decay: 1"), [(2, 3, 4, 4)], "bn_param has fields of two forks, decay and bn_mode: keep"),
     (psroi("output_dim: 2 group_size: 2 spatial_scale: 1"), [(1, 7, 5, 5), (3, 5)], "is 2 x 2 x 2 = 8 channels, the first bottom has 7"),
     (psroi("output_dim: 2 group_size: 0 spatial_scale: 1"), [(1, 8, 5, 5), (3, 5)], "output_dim 2 and group_size 0 must be positive"),
@@ -204,6 +210,18 @@ def test_no_solver_touches_statistics_of_bn(settings: str, rates: list[float]) -
     specs = "param { lr_mult: 1 } param { lr_mult: 2 } " + "param { lr_mult: 1 } " * (len(rates) - 2)
     graph = build(op("BN", f"{specs} bn_param {{ {settings} }}"), [(3, 4, 2, 3)], TRAIN)
     assert [entry.lr_mult for entry in graph.learnable] == rates
+
+
+def test_weights_of_bn_fit_with_and_without_axes_of_1_at_the_end() -> None:
+    graph = build(bn(PSPNET), [(3, 4, 2, 3)], TEST)
+    for shape in ((1, 4), (1, 4, 1, 1), (1, 4, 1)):
+        blobs = [RNG.standard_normal(shape).astype(np.float32) for _ in range(4)]
+        graph.load_weights({"op": blobs})
+        for got, want in zip(graph.weights()["op"], blobs, strict=True):
+            np.testing.assert_array_equal(got, want.reshape(1, 4, 1, 1))
+    for wrong in ((4,), (4, 1), (1, 3)):
+        with pytest.raises(WeightsError, match=r"parameter 0 has shape 1x4x1x1, the weights holds"):
+            graph.load_weights({"op": [np.zeros(wrong, np.float32)] * 4})
 
 
 def test_one_value_a_channel_is_its_own_mean() -> None:

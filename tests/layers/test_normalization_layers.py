@@ -35,14 +35,21 @@ def lrn(settings: str) -> str:
     return op("LRN", f"lrn_param {{ {settings} }}")
 
 
+def batch_norm(settings: str) -> str:
+    return op("BatchNorm", f"batch_norm_param {{ {settings} }}")
+
+
 TABLE: list[Row] = [
     (op("BatchNorm"), [(4, 3, 2, 3)], lambda x, p: [normalized(x[0], (0, 2, 3), inside=1e-5)]),
     (op("BatchNorm", "batch_norm_param { eps: 0.1 }"), [(4, 3)], lambda x, p: [normalized(x[0], (0,), inside=0.1)]),
+    (batch_norm("use_weight_bias: false relu: false engine: CAFFE"), [(4, 3)], lambda x, p: [normalized(x[0], (0,), inside=1e-5)]),
     (op("BatchNorm"), [(5,)], lambda x, p: [normalized(x[0], (0,), inside=1e-5)]),
     (op("BatchNorm"), [(4, 3, 2, 2, 2)], lambda x, p: [normalized(x[0], (0, 2, 3, 4), inside=1e-5)]),
     (mvn(""), [(2, 3, 4, 5)], lambda x, p: [normalized(x[0], (2, 3))]),
-    (mvn("across_channels: true"), [(2, 3, 4)], lambda x, p: [normalized(x[0], (1, 2))]),
-    (mvn("normalize_variance: false"), [(2, 3, 4)], lambda x, p: [x[0] - x[0].mean(2, keepdims=True)]),
+    (mvn("across_channels: true"), [(2, 3, 4)], lambda x, p: [normalized(x[0], (1, 2))[..., None]]),
+    (mvn("across_channels: true"), [(2, 3)], lambda x, p: [normalized(x[0], (1,))[..., None, None]]),
+    (mvn("normalize_variance: false"), [(2, 3, 4)], lambda x, p: [(x[0] - x[0].mean(2, keepdims=True))[..., None]]),
+    (mvn("normalize_variance: false"), [(2, 3)], lambda x, p: [np.zeros((2, 3, 1, 1))]),
     (lrn(""), [(2, 7, 2, 3)], lambda x, p: [lrn_across(x[0], 5, 1, 0.75, 1)]),
     (lrn("local_size: 3 alpha: 0.5 beta: 2 k: 3"), [(2, 2, 2, 3)], lambda x, p: [lrn_across(x[0], 3, 0.5, 2, 3)]),
     (
@@ -52,15 +59,23 @@ TABLE: list[Row] = [
 ]  # fmt: skip
 
 FORWARD_ONLY: list[Row] = [  # an eps of this size shows in MVN's gradient, which is the original's
-    (mvn("eps: 0.5"), [(2, 3, 4)], lambda x, p: [normalized(x[0], (2,), 0.5)]),
+    (mvn("eps: 0.5"), [(2, 3, 4)], lambda x, p: [normalized(x[0], (2,), 0.5)[..., None]]),
+    (mvn(""), [(2, 3)], lambda x, p: [np.zeros((2, 3, 1, 1))]),
+    (mvn(""), [()], lambda x, p: [np.zeros((1, 1, 1, 1))]),
 ]
 
 BAD = [
     (lrn("local_size: 4"), [(1, 2, 3, 3)], "local_size 4 must be odd"),
     (lrn(""), [(1, 2, 3)], "LRN takes 4 axes (num, channels, height, width), not 1x2x3"),
     (op("BatchNorm", "param { lr_mult: 1 }"), [(2, 3)], "lr_mult must be 0, or not given"),
+    (batch_norm("scale_bias: true"), [(2, 3)], "batch_norm_param: scale_bias true is a fork's, and not implemented"),
+    (batch_norm("scale_filler { value: 1 }"), [(2, 3)], "batch_norm_param: scale_filler is a fork's, and not impl"),
+    (batch_norm("use_weight_bias: true"), [(2, 3)], "use_weight_bias true is a fork's, and not implemented: the layer"),
+    (batch_norm("bias_term: true"), [(2, 3)], "bias_term true is a fork's"),
+    (batch_norm("relu: true"), [(2, 3)], "relu true is a fork's"),
+    (batch_norm("stats_batch_size: 8"), [(2, 3)], "stats_batch_size 8 is a fork's"),
     (op("BatchNorm"), [()], "BatchNorm needs a batch axis: its bottom is a scalar"),
-    (mvn(""), [()], "MVN needs a batch axis: its bottom is a scalar"),
+    (mvn(""), [(2, 3, 2, 2, 2)], "MVN takes 4 axes (num, channels, height, width) at most, not 2x3x2x2x2"),
 ]
 
 
@@ -70,15 +85,15 @@ test_bad_settings = error_test(BAD)
 
 
 def test_mvns_gradient_is_the_originals_formula_and_finite_on_constant_maps() -> None:
-    graph = build(mvn("eps: 0.5"), [(2, 3, 4)])
-    x = torch.randn(2, 3, 4, requires_grad=True)
-    g = torch.randn(2, 3, 4)
+    graph = build(mvn("eps: 0.5"), [(2, 3, 4, 1)])
+    x = torch.randn(2, 3, 4, 1, requires_grad=True)
+    g = torch.randn(2, 3, 4, 1)
     y = graph.run(x)["y"]
     (got,) = torch.autograd.grad(y, x, g)
     y, deviation = y.detach(), x.detach().std(2, correction=0, keepdim=True)
     want = (g - g.mean(2, keepdim=True) - y * (g * y).mean(2, keepdim=True)) / (deviation + 0.5)
     torch.testing.assert_close(got, want)
-    flat = torch.ones(2, 3, 4, requires_grad=True)
+    flat = torch.ones(2, 3, 4, 1, requires_grad=True)
     (got,) = torch.autograd.grad(graph.run(flat)["y"], flat, g)
     torch.testing.assert_close(got, (g - g.mean(2, keepdim=True)) / 0.5)
 

@@ -52,6 +52,12 @@ def both(method: str, kernel: int, stride: int, pad: int = 0, **kw: bool):  # ty
     return lambda x, p: [pool(x[0], method, (kernel,) * 2, (stride,) * 2, (pad,) * 2, **kw)[0]]
 
 
+def without_padding(kernel: int, stride: int, pad: int):  # type: ignore[no-untyped-def]
+    """The mean of the values within the map: of ones, a window's mean is their share of it."""
+    geometry = (kernel,) * 2, (stride,) * 2, (pad,) * 2
+    return lambda x, p: [pool(x[0], "AVE", *geometry)[0] / pool(np.ones_like(x[0]), "AVE", *geometry)[0]]
+
+
 TABLE: list[Row] = [
     (pooling("kernel_size: 3 stride: 2"), [(2, 3, 6, 7)], both("MAX", 3, 2)),
     (pooling("kernel_size: 3 stride: 2 pad: 1"), [(1, 2, 6, 7)], both("MAX", 3, 2, 1)),
@@ -68,6 +74,13 @@ TABLE: list[Row] = [
     (pooling("pool: AVE kernel_size: 3 stride: 2 pad: 2"), [(1, 2, 5, 6)], both("AVE", 3, 2, 2)),
     (pooling("pool: AVE kernel_size: 3 stride: 2 round_mode: FLOOR"), [(1, 2, 6, 8)], both("AVE", 3, 2, ceil=False)),
     (pooling("pool: AVE kernel_size: 7 stride: 7"), [(1, 2, 5, 8)], both("AVE", 7, 7)),
+    (pooling("kernel_size: 3 kernel_h: 2 stride: 2"), [(1, 2, 5, 8)], both("MAX", 3, 2)),
+    (pooling("kernel_size: 3 stride: 2 ceil_mode: false"), [(1, 2, 6, 8)], both("MAX", 3, 2, ceil=False)),
+    (pooling("kernel_size: 3 stride: 2 ceil_mode: true"), [(1, 2, 6, 8)], both("MAX", 3, 2)),
+    (pooling("pool: AVE kernel_size: 3 stride: 2 torch_pooling: true"), [(1, 2, 6, 8)], both("AVE", 3, 2, ceil=False)),
+    (pooling("pool: AVE kernel_size: 3 stride: 2 avg_include_pad: false"), [(1, 2, 6, 8)], both("AVE", 3, 2)),
+    (pooling("pool: AVE kernel_size: 3 stride: 2 pad: 1 avg_include_pad: false"), [(1, 2, 6, 7)], without_padding(3, 2, 1)),
+    (pooling("pool: AVE kernel_size: 3 stride: 2 pad: 2 avg_include_pad: false"), [(1, 2, 5, 6)], without_padding(3, 2, 2)),
     (pooling("pool: AVE global_pooling: true"), [(2, 3, 4, 5)], lambda x, p: [x[0].mean((2, 3), keepdims=True)]),
     (
         op("SPP", "spp_param { pyramid_height: 2 }"), [(2, 3, 5, 7)],
@@ -103,8 +116,10 @@ FORWARD_ONLY: list[Row] = [  # the mask has no gradient
 
 BAD = [
     (pooling(""), [(1, 1, 5, 5)], "kernel_size is missing: say kernel_size, or kernel_h and kernel_w"),
-    (pooling("kernel_size: 3 kernel_h: 2"), [(1, 1, 5, 5)], "give kernel_size, or both of kernel_h and kernel_w"),
+    (pooling("kernel_size: 3 kernel_h: 2 kernel_w: 2"), [(1, 1, 5, 5)], "give kernel_size, or both of kernel_h and kernel_w"),
     (pooling("kernel_h: 2"), [(1, 1, 5, 5)], "give kernel_size, or both of kernel_h and kernel_w"),
+    (pooling("kernel_size: 2 stride: 2 stride_h: 1"), [(1, 1, 5, 5)], "give stride, or both of stride_h and stride_w"),
+    (pooling("kernel_size: 2 axis: 2"), [(1, 1, 5, 5)], "pooling_param: axis 2 is a fork's, and not implemented"),
     (pooling("kernel_size: 2 stride: 0"), [(1, 1, 5, 5)], "stride 0 is not positive"),
     (pooling("kernel_size: 2 pad: 2"), [(1, 1, 5, 5)], "pad 2x2 must be less than the kernel 2x2"),
     (pooling("kernel_size: 6"), [(1, 1, 5, 5)], "kernel 6x6 does not fit into a bottom of shape 1x1x5x5"),
