@@ -101,9 +101,13 @@ def _lrn(layer: Any, x: Tensor, bottom: Tensor, top: Tensor, diff: Tensor) -> Te
 
 
 def _mvn(layer: Any, x: Tensor, bottom: Tensor, top: Tensor, diff: Tensor) -> Tensor:
-    x, y, g = (t.reshape(*t.shape[: layer.lead], -1) for t in (x, top, diff))
-    divisor = x.var(-1, correction=0, keepdim=True).sqrt() + layer.eps  # kept apart from the blob
-    return ((g - g.mean(-1, keepdim=True) - y * (y * g).mean(-1, keepdim=True)) / divisor).reshape(diff.shape)
+    x = x.reshape(top.shape)  # kept apart from the blob
+
+    def mean(values: Tensor) -> Tensor:
+        return values.mean(layer.axes, keepdim=True)
+
+    divisor = x.var(layer.axes, correction=0, keepdim=True).sqrt() + layer.eps
+    return ((diff - mean(diff) - top * mean(top * diff)) / divisor).reshape(bottom.shape)
 
 
 IN_PLACE: dict[str, Rule] = {

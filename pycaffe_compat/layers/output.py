@@ -76,6 +76,8 @@ class HDF5Output(Layer):
                 self._append(hidden, rows)
             else:
                 self._begin(hidden, rows)
+        except DataError:
+            raise
         except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py's, of a file that was changed
             reason = getattr(error, "strerror", None) or one_line(error)
             raise DataError(f"{self.label}: {self.path}: cannot be written: {reason}") from error

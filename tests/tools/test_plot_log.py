@@ -73,7 +73,7 @@ def test_bad_input_leaves_the_old_picture(golden: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no test net output 'psnr'"):
         plot_log.main([str(golden / "train.log"), "-o", str(picture), "--test", "psnr"])
     with pytest.raises(CaffeError, match="must end in"):
-        plot_log.main([str(golden / "train.log"), "-o", str(tmp_path / "c.jpeg")])
+        plot_log.main([str(golden / "train.log"), "-o", str(tmp_path / "c.txt")])
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("c.png", b"old")]
 
 
