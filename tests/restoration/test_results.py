@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,7 @@ def test_the_card_of_two_trainings_tells_both(tmp_path: Path) -> None:
         (tmp_path / name).write_text(LOG)
     scores = tmp_path / "scores.json"
     scores.write_text(json.dumps({"results": []}))
-    network = NETWORKS["l8_residual_q20"]
+    network = replace(NETWORKS["l8_residual_q20"], then="solver_l8_quick_next.prototxt")
     cards.write_card(network, tmp_path, scores, [], "float32")
     words = " ".join((tmp_path / "README.md").read_text().split())
     assert "24,000 iterations, Adam (0.9, 0.99), rate 0.001 after" in words
