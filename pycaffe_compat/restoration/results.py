@@ -93,7 +93,16 @@ NETWORKS: dict[str, Network] = {
         ),
         Network("l4_direct_q10", "L4 direct", "l4_direct.prototxt", "solver_l4_direct_quick.prototxt", (10,)),
         Network("l4_edge_q10", "L4 edge preserving", "l4_edge.prototxt", "solver_l4_edge_quick.prototxt", (10,)),
-        Network("l8_residual_q20", "L8 residual", "l8.prototxt", "solver_l8_quick.prototxt", (20,), 128, 25_000),
+        Network(
+            "l8_residual_q20",
+            "L8 residual",
+            "l8.prototxt",
+            "solver_l8_quick.prototxt",
+            (20,),
+            128,
+            25_000,
+            then="solver_l8_quick_next.prototxt",
+        ),
         Network(
             "l8_residual_q10",
             "L8 residual",
