@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_solver
 from pycaffe_compat.restoration import cards, evaluation, paper_figures, report
 from pycaffe_compat.restoration.degradation import list_images, open_image, read_luma
-from pycaffe_compat.restoration.patches import Settings, choose_images
+from pycaffe_compat.restoration.patches import Settings, choose_images, read_settings
 from pycaffe_compat.restoration.restore import PRECISIONS, Restorer, restore_file
 from pycaffe_compat.restoration.results import (
     BASELINE_METHODS,
@@ -84,16 +84,45 @@ def run(program: str, *arguments: object) -> None:
 # ---- Training ------------------------------------------------------------------------------------
 
 
-def databases(network: Network, data: Path) -> list[list[str]]:
-    """The make_patches commands of a network's training and test databases, as lists of words."""
-    qualities = ["--quality", *map(str, network.qualities), "--size", str(network.size)]
-    train = ["--images", *(str(data / folder) for folder in TRAINING_SETS), *qualities]
-    train += ["--count", str(network.patches), "--seed", "1"]
+@dataclass(frozen=True)
+class Patches:
+    """A database of patches to be made, by make_patches."""
+
+    images: tuple[str, ...]
+    settings: Settings
+    output: str
+
+    def words(self) -> list[str]:
+        """What make_patches is given."""
+        made = self.settings
+        words = ["--images", *self.images, "--quality", *map(str, made.qualities), "--size", str(made.size)]
+        words += ["--count", str(made.count), "--seed", str(made.seed)]
+        words += ["--limit", str(made.limit)] if made.limit is not None else []
+        words += ["--grid", str(made.grid)] if made.grid > 1 else []
+        return [*words, "--output", self.output]
+
+    def make(self) -> None:
+        """Make it unless it is there; CaffeError if what is there was made otherwise."""
+        source = f"{self.output}.txt"
+        if not os.path.exists(source):
+            run("make_patches", *self.words())
+            return
+        there, wanted = asdict(read_settings(source)), asdict(self.settings)
+        other = [f"{name} {there[name]} instead of {wanted[name]}" for name in wanted if there[name] != wanted[name]]
+        if other:
+            raise CaffeError(f"{source}: made with {', '.join(other)}: remove it, and it is made again")
+
+
+def databases(network: Network, data: Path) -> list[Patches]:
+    """A network's databases: training, test, and where its second training has its own, that."""
+    photographs = tuple(str(data / folder) for folder in TRAINING_SETS)
+    settings = Settings(network.qualities, network.size, network.patches, seed=1)
+    train = Patches(photographs, settings, f"{network.database}_train")
     test_patches = 256 * len(network.qualities) if len(network.qualities) > 1 else 1024
-    test = ["--images", str(data / TESTING_SET), *qualities, "--count", str(test_patches), "--seed", "2"]
-    found = [[*train, "--output", f"{network.database}_train"], [*test, "--output", f"{network.database}_test"]]
+    test_settings = replace(settings, count=test_patches, seed=2)
+    found = [train, Patches((str(data / TESTING_SET),), test_settings, f"{network.database}_test")]
     if network.then_grid > 1:
-        found.append([*train, "--grid", str(network.then_grid), "--output", grid_database(network)])
+        found.append(Patches(photographs, replace(settings, grid=network.then_grid), grid_database(network)))
     return found
 
 
@@ -144,9 +173,8 @@ def train(network: Network, data: Path, models: Path, precision: str) -> None:
         return
     if network.start and not (models / network.start / "weights.caffemodel").exists():
         raise CaffeError(f"{network.name} starts from {network.start}, which is not in {models}: train that first")
-    for words in databases(network, data):
-        if not os.path.exists(words[-1] + ".txt"):
-            run("make_patches", *words)
+    for patches in databases(network, data):
+        patches.make()
     for training in trainings(network, models, precision):
         finish(training)
     publish(network, data, models, precision)
@@ -185,7 +213,7 @@ def publish(network: Network, data: Path, models: Path, precision: str) -> None:
     draft = folder / "scores.json.new"
     quality = ["--quality", *map(str, network.qualities)]
     run("eval_net", *net, "--names", network.name, "--images", *sets, *quality, "--json", draft)
-    commands = [["make_patches", *words] for words in databases(network, Path(""))]
+    commands = [["make_patches", *patches.words()] for patches in databases(network, Path(""))]
     commands += [["train_net", *training.command] for training in done]
     cards.write_card(network, folder, draft, commands, precision)
     os.replace(draft, folder / "scores.json")
@@ -365,9 +393,7 @@ def train_on_few(place: Place, label: str, network: Network, count: int, precisi
     prefix = f"snapshots/figure8_{label.lower()}_{count}"
     database = f"data/figure8_{count}_{network.size}"
     folders = [str(place.data / folder) for folder in TRAINING_SETS]
-    if not os.path.exists(f"{database}.txt"):
-        quality = ["--quality", FIGURE8_QUALITY, "--size", network.size, "--count", network.patches]
-        run("make_patches", "--images", *folders, *quality, "--seed", 1, "--limit", count, "--output", database)
+    Patches(tuple(folders), settings, database).make()
     words = ["--solver", network.solver, "--max_iter", str(FIGURE8_ITERATIONS)]
     words += ["--train_data", f"{database}.txt", "--test_data", f"{database}.txt"]
     words += ["--snapshot_prefix", prefix, "--log", f"{prefix}.log", "--precision", precision]

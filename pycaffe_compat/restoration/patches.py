@@ -19,7 +19,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -340,6 +340,38 @@ def _attributes(settings: Settings, images: int, digest: str) -> dict[str, objec
         "limit": limit,
         "subset_seed": settings.subset_seed,
     }
+
+
+def read_settings(source: str | PathLike[str]) -> Settings:
+    """The settings that a database was made with, by its list: what its files say of themselves.
+
+    :class:`DataError` if the list or a file of it is missing, or was not made by :func:`make_patches`.
+    """
+    try:
+        names = Path(source).read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source}: cannot read the list of a database: {error}") from error
+    found = {_read_attributes(Path(name), source) for name in names}
+    if len(found) != 1:
+        raise DataError(f"{source}: its files were not made together; make the database again")
+    return found.pop()
+
+
+def _read_attributes(path: Path, source: str | PathLike[str]) -> Settings:
+    try:
+        with h5py.File(path, "r") as h5:
+            values = {name: np.asarray(value).tolist() for name, value in h5.attrs.items()}
+    except OSError as error:
+        raise DataError(f"{path}, which {source} lists: {error}") from error
+    if values.get("tool") != TOOL.encode():
+        raise DataError(f"{path}, which {source} lists, was not made by this program")
+    settings = {f.name: values[f.name] for f in fields(Settings) if f.name in values}
+    settings |= {
+        "qualities": tuple(values["qualities"]),
+        "dtype": values["dtype"].decode(),
+        "limit": None if values["limit"] == -1 else values["limit"],
+    }
+    return Settings(**settings)
 
 
 def _new_file(path: Path, attributes: dict[str, object]) -> h5py.File:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from pycaffe_compat import CaffeError, DataError, resources
+from pycaffe_compat.restoration.patches import Settings, read_settings
 from pycaffe_compat.restoration.restore import find_model
 from pycaffe_compat.restoration.results import NETWORKS
 from tools import make_patches, reproduce, train_net
@@ -39,7 +40,7 @@ def photographs(tmp_path: Path) -> Path:
 def test_its_commands_are_those_of_the_programs(name: str) -> None:
     network = NETWORKS[name]
     commands = reproduce.databases(network, Path("photos"))
-    made = [make_patches.parse(words) for words in commands]
+    made = [make_patches.parse(patches.words()) for patches in commands]
     assert [args.output for args in made[:2]] == [f"{network.database}_train", f"{network.database}_test"]
     assert made[0].images == ["photos/bsds500/train", "photos/bsds500/test"]
     assert made[1].images == ["photos/bsds500/val"]
@@ -60,7 +61,7 @@ def test_the_nets_own_databases_are_the_same(repo_root: Path) -> None:
         network = NETWORKS[name]
         lines = Path(resources.net_path(network.net)).read_text().splitlines()
         comments = {line.split("make_patches.py ")[1] for line in lines if line.startswith("# database:")}
-        assert comments == {" ".join(words) for words in reproduce.databases(network, Path("."))[:2]}
+        assert comments == {" ".join(patches.words()) for patches in reproduce.databases(network, Path("."))[:2]}
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,16 @@ def test_photographs_that_are_missing_are_named(tmp_path: Path) -> None:
 def test_a_network_that_starts_from_a_missing_one_says_so(photographs: Path, tmp_path: Path) -> None:
     with pytest.raises(CaffeError, match="l4_residual_q20 starts from l4_residual_q10, which is not in .*: train that first"):
         reproduce.train(NETWORKS["l4_residual_q20"], photographs, tmp_path, "float32")
+
+
+def test_a_database_made_otherwise_is_not_trained_on(photographs: Path, tmp_path: Path) -> None:
+    wanted = reproduce.Patches((str(photographs / "live1"),), Settings((10,), 16, 20, seed=1, grid=8, limit=1), str(tmp_path / "p"))
+    wanted.make()
+    assert read_settings(tmp_path / "p.txt") == wanted.settings
+    wanted.make()
+    other = replace(wanted, settings=replace(wanted.settings, count=21, limit=None))
+    with pytest.raises(CaffeError, match=r"p\.txt: made with count 20 instead of 21, limit 1 instead of None: remove it"):
+        other.make()
 
 
 def test_ctrl_c_waits_for_the_program_it_reached_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
