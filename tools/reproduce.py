@@ -372,7 +372,7 @@ def figure7(place: Place) -> None:
 def figure8(place: Place, training_allowed: bool, precision: str) -> None:
     """L4 and L8 on more and more photographs; the gains are kept in figure8.json."""
     store = place.output / "figure8.json"
-    points = [paper_figures.SizePoint(**row) for row in json.loads(store.read_text())] if store.exists() else []
+    points = [paper_figures.SizePoint(**row) for row in kept(store)]
     for label, network in FIGURE8.items():
         for count in FIGURE8_SIZES:
             if any((point.network, point.images) == (label, count) for point in points):
@@ -385,6 +385,14 @@ def figure8(place: Place, training_allowed: bool, precision: str) -> None:
                 temporary.write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n")
     if points:
         figures.save_figure(paper_figures.dataset_size(points), place.output / "figure8.png")
+
+
+def kept(path: Path) -> Any:
+    """What a JSON file of the results holds, [] if it is not there; DataError if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}): remove it to make it again") from error
 
 
 def train_on_few(place: Place, label: str, network: Network, count: int, precision: str) -> paper_figures.SizePoint:
@@ -476,8 +484,8 @@ def write_page(place: Place) -> None:
         if blocks:
             page.tables[title] = blocks
     page.pictures = [picture for picture in PICTURES if (place.output / picture.file).exists()]
-    if (place.output / "speed.json").exists():
-        about = json.loads((place.output / "speed.json").read_text())
+    about = kept(place.output / "speed.json")
+    if about:
         page.speed = speed_rows(about)
         page.speed_note = (
             f"On {about['threads']} CPU cores, PyTorch {about['torch']}; restoring 1000x1000 pixels, median of 5. The "
@@ -494,7 +502,9 @@ def write_page(place: Place) -> None:
 
 
 def sliders(place: Place) -> list[report.Slider]:
-    """Some LIVE1 photographs in colour, compressed and restored by the best network there is."""
+    """Some LIVE1 photographs in colour, compressed and restored by the best network there is; none without LIVE1."""
+    if not (place.data / SETS[LIVE1]).is_dir():
+        return []
     wanted = {"lighthouse3", "parrots", "womanhat"}
     photographs = [path for path in list_images(place.data / SETS[LIVE1]) if path.stem in wanted]
     found = []
@@ -521,6 +531,8 @@ def sliders(place: Place) -> list[report.Slider]:
 # ---- The command line ----------------------------------------------------------------------------
 
 PARTS = ("table3", "table4", "table5", "figure4", "figure5", "figure6", "figure7", "figure8", "speed", "page")
+WITHOUT_DATA = {"figure6", "figure7", "figure8", "speed"}
+"""Parts that need no photographs, from what is in models/ and the results."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -555,7 +567,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for word in names if training_only else args.parts:
         if word not in known:
             p.error(f"there is no {'network' if training_only else 'part'} {word!r}; there are {', '.join(known)}")
-    for folder in (*TRAINING_SETS, *SETS.values()):
+    if training_only or args.train:
+        wanted = [*TRAINING_SETS, *SETS.values()]  # a training is tested and scored, too
+    else:
+        wanted = list(SETS.values()) if set(args.parts) - WITHOUT_DATA else []
+    for folder in wanted:
         if not (data / folder).is_dir():
             raise DataError(f"{data / folder}: no such folder: --data is the folder of bsds500/ and live1/")
     precision = args.precision or ("bfloat16" if cpu.fast_bfloat16() else "float32")

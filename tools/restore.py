@@ -137,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("--net and --weights go together")
     if args.model and args.net:
         p.error("--model and --net exclude each other")
+    if args.quality and (args.model or args.net):
+        p.error("--quality chooses the network, which --model or --net name already")
     if args.tile < restore.SMALLEST_TILE:
         p.error(f"--tile is at least {restore.SMALLEST_TILE}")
     jobs = _jobs(p, args)

@@ -118,10 +118,11 @@ def card(
             BSDS500 val were used for evaluation only (the curve in `train.log` is of BSDS500 val): {chosen}."""),
         "## Recipe",
         "\n".join(f"    {line}" for line in recipe),
-        _prose(f"""{trained}; {precision}. {start} {duration(logs)} on two CPU cores that had other work beside it
-            (`train.log`). The paper's own recipe is SGD over 250,000 iterations (`prototxt/solver_{network.net}`)."""),
+        _prose(f"""{trained}; {precision}. {start} {duration(logs)} on two CPU cores, by the log's times, other work
+            beside it included. The paper's own recipe is SGD over 250,000 iterations
+            (`prototxt/solver_{network.net}`)."""),
         "## Files",
-        f"""- `weights.caffemodel`: for `prototxt/{network.net}`, also readable by Caffe.
+        f"""- `weights.caffemodel`: for `prototxt/{network.net}`, in Caffe's own format.
 - `model.onnx`: luma 0..255 in (float32, batch x 1 x height x width), restored luma 0..255 of the same shape out;
   scaling and reflection padding are inside.
 - `scores.json`; {" and ".join(f"`{log.name}`" for log in logs)}: what was printed while it was trained.

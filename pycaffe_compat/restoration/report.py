@@ -141,14 +141,26 @@ img { max-width: 100%; height: auto; }
 .wipe { position: relative; display: inline-block; max-width: 100%; line-height: 0; margin: 0.4rem 0 0.2rem; }
 .wipe img.after { position: absolute; inset: 0; clip-path: inset(0 0 0 var(--at, 50%)); }
 .wipe::after { content: ""; position: absolute; inset: 0 auto 0 var(--at, 50%); width: 2px; background: #fff8; }
-.wipe input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize; }
+.wipe input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize;
+  touch-action: pan-y; }
 .wipe input:focus-visible { opacity: 0.25; }
 figure { margin: 1rem 0; } figcaption { color: #555; font-size: 0.95rem; }
 """
 
 _SCRIPT = """
-for (const wipe of document.querySelectorAll(".wipe"))
-  wipe.querySelector("input").addEventListener("input", e => wipe.style.setProperty("--at", e.target.value + "%"));
+for (const wipe of document.querySelectorAll(".wipe")) {
+  const input = wipe.querySelector("input");
+  const show = at => wipe.style.setProperty("--at", at + "%");
+  input.addEventListener("input", () => show(input.value));
+  // Anywhere on the picture: some browsers move a range by its thumb alone, which is not to be seen here.
+  const drag = e => {
+    if (e.type === "pointermove" && !e.buttons) return;
+    const box = wipe.getBoundingClientRect();
+    show(input.value = 100 * (e.clientX - box.left) / box.width);
+  };
+  input.addEventListener("pointerdown", drag);
+  input.addEventListener("pointermove", drag);
+}
 for (const head of document.querySelectorAll("th"))
   head.addEventListener("click", () => {
     const table = head.closest("table"), body = table.tBodies[0], column = head.cellIndex;

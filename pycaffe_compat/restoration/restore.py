@@ -137,7 +137,9 @@ class Restorer:
         wide, columns = _cuts(luma.shape[1], self.tile)
         column_indices = [_reflected(x - overlap, wide + 2 * overlap, luma.shape[1]) for x in columns]
         with torch.inference_mode(), self._autocast():
+            bottom = 0
             for y in rows:
+                above, bottom, right = bottom, min(y + tall, luma.shape[0]), 0
                 band = luma[_reflected(y - overlap, tall + 2 * overlap, luma.shape[0])]
                 for x, indices in zip(columns, column_indices, strict=True):
                     tile = np.ascontiguousarray(band[:, indices], dtype=np.float32)
@@ -151,8 +153,9 @@ class Restorer:
                     place = out[y : y + tall, x : x + wide]
                     part = square[: place.shape[0], : place.shape[1]]
                     place[...] = part if out.dtype == np.float32 else np.clip(np.rint(part), 0, 255)
+                    left, right = right, min(x + wide, luma.shape[1])
                     if progress is not None:
-                        progress(place.size)
+                        progress((bottom - above) * (right - left))
         return out
 
     @contextmanager
@@ -329,14 +332,6 @@ def _training_qualities(scores: dict[str, Any], name: str) -> tuple[int, ...]:
     return tuple(int(group) for group in match.groups() if group) if match else ()
 
 
-# ---- Files ---------------------------------------------------------------------------------------
-
-WRITERS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF",
-}  # fmt: skip
-"""What the suffix of an output means."""
-
-
 def _gains(scores: dict[str, Any], name: str) -> dict[int, float]:
     """From the card's rows of this network: {quality: mean over the sets}. Empty for a card without scores."""
     rows = [row for row in scores.get("results", []) if isinstance(row, dict) and row.get("method") == name]
@@ -346,6 +341,14 @@ def _gains(scores: dict[str, Any], name: str) -> dict[int, float]:
         if isinstance(quality, int) and isinstance(gain, int | float):
             found.setdefault(quality, []).append(float(gain))
     return {quality: sum(gains) / len(gains) for quality, gains in found.items()}
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+WRITERS = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF",
+}  # fmt: skip
+"""What the suffix of an output means."""
 
 
 @dataclass

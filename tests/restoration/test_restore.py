@@ -101,6 +101,15 @@ def test_the_border_is_measured(repo_root: Path, net: str, border: int) -> None:
     assert (restorer.border, restorer.radius) == (border, border)
 
 
+def test_progress_counts_every_pixel_once() -> None:
+    """Tiles are of one size, so the last of them lies over the one before it."""
+    restorer = Restorer(parse_net(NET), tile=64)
+    for shape in ((1, 1), (64, 128), (130, 200), (65, 700)):
+        seen: list[int] = []
+        restorer.restore_luma(np.zeros(shape, np.uint8), progress=seen.append)
+        assert sum(seen) == shape[0] * shape[1] and min(seen) > 0
+
+
 def test_a_net_that_pads_is_tiled_by_its_radius() -> None:
     restorer = Restorer(parse_net(PADDED), tile=64)
     assert (restorer.border, restorer.radius) == (0, 3)

@@ -81,8 +81,22 @@ def test_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureF
 
 
 def test_photographs_that_are_missing_are_named(tmp_path: Path) -> None:
+    output = ["--output", str(tmp_path / "results")]
     with pytest.raises(DataError, match=r"bsds500/train: no such folder: --data is the folder of bsds500/ and live1/"):
-        reproduce.main(["--data", str(tmp_path), "table3"])
+        reproduce.main(["--data", str(tmp_path), *output, "train"])
+    with pytest.raises(DataError, match=r"live1: no such folder: --data is the folder of bsds500/ and live1/"):
+        reproduce.main(["--data", str(tmp_path), *output, "table3"])
+
+
+def test_figures_of_curves_and_filters_need_no_photographs(tmp_path: Path) -> None:
+    """From the logs and weights that came with the library."""
+    command = ["--data", str(tmp_path), "--output", str(tmp_path / "results")]
+    assert reproduce.main([*command, "figure6", "figure7"]) == 0
+    page = (tmp_path / "results" / "README.md").read_text()
+    assert "figure6.png" in page and "figure7.png" in page and "figure8.png" not in page
+    (tmp_path / "results" / "figure8.json").write_text("[{")
+    with pytest.raises(DataError, match=r"figure8\.json: damaged .*: remove it to make it again"):
+        reproduce.main([*command, "figure8"])
 
 
 def test_a_network_that_starts_from_a_missing_one_says_so(photographs: Path, tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def test_two_inputs_for_one_output(work: Path, capsys: pytest.CaptureFixture[str
         ["--net", "shift.prototxt", "in/q5.jpg", "out.png"],
         ["--model", "a", "--net", "b", "--weights", "c", "in/q5.jpg", "out.png"],
         ["--quality", "101", "in/q5.jpg", "out.png"],
+        ["--quality", "10", "--model", "l4_residual_q10", "in/q5.jpg", "out.png"],
         ["--tile", "8", "in/q5.jpg", "out.png"],
     ],
 )
