@@ -29,6 +29,31 @@ from .solver import RULES, distributed
 from .solver import Solver as TrainingLoop
 from .solver.solver import SolverLike
 
+__all__ = [
+    "NCCL",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "NesterovSolver",
+    "RMSPropSolver",
+    "SGDSolver",
+    "Solver",
+    "Timer",
+    "get_solver",
+    "has_nccl",
+    "init_log",
+    "layer_type_list",
+    "set_device",
+    "set_mode_cpu",
+    "set_mode_gpu",
+    "set_multiprocess",
+    "set_random_seed",
+    "set_solver_count",
+    "set_solver_rank",
+    "solver_count",
+    "solver_rank",
+]
+
 # ------------------------------------------------------------------------------------------------------- solvers
 
 
