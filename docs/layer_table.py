@@ -25,7 +25,7 @@ Made by docs/layer_table.py. A type's family is its file in `pycaffe_compat/laye
 - *gradient*: whether one goes through, always the true one unless it says whose.
 - *ONNX*: exported and computed to the same by ONNX Runtime in `tests/layers/test_every_type.py`, or why it cannot be.
 - *fork*: where a type comes from that stock Caffe does not have. Its rules are held against tests of their own only.
-- *Caffe*: how many nets with this type, computed by the original program, lie under `tests/data/golden`.
+- *Caffe*: how many nets with this type, computed by the original program, lie under `tests/data/golden/layers`.
 
 Besides, every type has rows in `tests/layers` that hold its values against NumPy or SciPy and its gradient against
 finite differences, or a test of its own.

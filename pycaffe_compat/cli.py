@@ -217,13 +217,25 @@ def tune_allocator(threshold: int = 1 << 30) -> bool:
     return bool(mapped and trimmed)
 
 
-def gflags(argv: Sequence[str], names: Sequence[str]) -> list[str]:
+def gflags(argv: Sequence[str], names: Sequence[str], switches: Sequence[str] = ()) -> list[str]:
     """Arguments with Caffe's ways to write a flag (-solver x, --solver=x, -solver=x) brought to argparse's one.
 
-    names: the flags that are meant, so that short options and negative numbers stay what they are.
+    names, switches: the flags that are meant, so that short options and negative numbers stay what they are. A switch
+    has no value, or is true or false (-gray, --gray=true, --nogray, --gray=false): one that is off is left out.
     """
     flag = re.compile(rf"--?({'|'.join(map(re.escape, names))})(=.*)?", re.DOTALL)
-    return [f"--{match[1]}{match[2] or ''}" if (match := flag.fullmatch(word)) else word for word in argv]
+    states = "true|false|1|0|yes|no|t|f|y|n"
+    switch = re.compile(rf"--?(no)?({'|'.join(map(re.escape, switches))})(?:=({states}))?", re.IGNORECASE)
+    result = []
+    for word in argv:
+        if match := flag.fullmatch(word):
+            result.append(f"--{match[1]}{match[2] or ''}")
+        elif switches and (match := switch.fullmatch(word)):
+            if (match[3] is None or match[3].lower() in ("true", "1", "yes", "t", "y")) != bool(match[1]):
+                result.append(f"--{match[2]}")
+        else:
+            result.append(word)
+    return result
 
 
 # Types for argparse: each turns a word into a value or says in one line what it should have been (exit 2).

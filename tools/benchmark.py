@@ -12,7 +12,7 @@ does not favour one; medians are compared. Nothing else should run meanwhile. Th
 train    one training iteration of L4 (64x1x64x64) and L8 (4x1x128x128), data layer included, against a plain
          hand-written PyTorch loop on tensors in memory; and bfloat16 against float32
 restore  restoring 1024x1024 with L4 and L8 against ONNX Runtime on the same model
-data     batches a second of the HDF5 data layer, as a multiple of what training consumes
+data     a batch of the HDF5 data layer, as a fraction of the training iteration that takes it
 memory   peak memory of restoring 100 megapixels, above the image itself
 nets     LeNet, AlexNet, GoogLeNet and ResNet-50, batches of 1 and 16, forward in TEST: against the same net written by
          hand in plain PyTorch, and against ONNX Runtime; seconds to build ResNet-152 from its text, and to load

@@ -193,7 +193,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="train a net", add_help=False)
     sub = command("test", test, "score a net: each output of each batch, and the means")
     running(sub)
-    sub.add_argument("--weights", required=True, metavar="A,B", help=".caffemodel or .h5 files, by layer name")
+    kinds = ".caffemodel, .h5 or .safetensors files, by layer name"
+    sub.add_argument("--weights", required=True, metavar="A,B", help=kinds)
     state(sub, None)
     sub = command("time", time, "time every layer, forward and backward")
     running(sub)
@@ -210,7 +211,7 @@ def parser() -> argparse.ArgumentParser:
     state(sub, "TEST")
     sub = command("convert", to_onnx, "write a net as ONNX, if ONNX Runtime computes the same in every layer")
     net(sub)
-    sub.add_argument("weights", metavar="WEIGHTS", help=".caffemodel or .h5")
+    sub.add_argument("weights", metavar="WEIGHTS", help=".caffemodel, .h5 or .safetensors")
     sub.add_argument("output", metavar="OUT.onnx")
     sub.add_argument(
         "--mean",

@@ -11,6 +11,7 @@ if __package__ in (None, ""):  # run from a clone, not installed
     import _checkout  # noqa: F401
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from pycaffe_compat import cli
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; ``argv`` without its name."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(cli.gflags(sys.argv[1:] if argv is None else argv, ["backend"]))
     with cli.progress(total=open_database(args.database).rows, desc="summing", unit="images") as progress:
         mean = compute_image_mean(args.database, progress.update)
     if args.output:

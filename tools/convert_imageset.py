@@ -5,7 +5,7 @@
     tools/convert_imageset.py --encoded images/ train.txt train_lmdb
 
 The list holds a path and a label on each line; ROOTFOLDER is put in front of each path as it is, so give it its slash.
-Flags are those of Caffe's program; true and false may be written as there (--gray, --gray=false, --nogray). An image
+Flags are those of Caffe's program, with one or two dashes, as are switches (--gray, --gray=false, --nogray). An image
 that cannot be read is left out with a warning. The database appears when it is complete.
 """
 
@@ -13,7 +13,6 @@ if __package__ in (None, ""):  # run from a clone, not installed
     import _checkout  # noqa: F401
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 
@@ -21,19 +20,8 @@ from pycaffe_compat import cli
 from pycaffe_compat.data.images import read_image_list
 from pycaffe_compat.data.imageset import convert_imageset
 
+FLAGS = ("resize_height", "resize_width", "backend", "encode_type", "seed")
 SWITCHES = ("gray", "shuffle", "check_size", "encoded")
-
-
-def plain_switches(argv: Sequence[str]) -> list[str]:
-    """The arguments with Caffe's ways to write a switch (--gray=true, -gray, --nogray) brought to one."""
-    result = []
-    for word in argv:
-        match = re.fullmatch(rf"--?(no)?({'|'.join(SWITCHES)})(?:=(true|false|1|0|yes|no))?", word)
-        if match is None:
-            result.append(word)
-        elif (match[3] in (None, "true", "1", "yes")) != bool(match[1]):
-            result.append(f"--{match[2]}")
-    return result
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; ``argv`` without its name."""
-    args = parser().parse_args(plain_switches(sys.argv[1:] if argv is None else argv))
+    args = parser().parse_args(cli.gflags(sys.argv[1:] if argv is None else argv, FLAGS, SWITCHES))
     with cli.progress(total=len(read_image_list(args.list)), desc="converting", unit="images") as progress:
         done = convert_imageset(
             args.root,

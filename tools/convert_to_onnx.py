@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("--model", required=True, metavar="NET", help="net prototxt; looked for in prototxt/ too")
-    add("--weights", required=True, metavar="FILE", help=".caffemodel or .h5")
+    add("--weights", required=True, metavar="FILE", help=".caffemodel, .h5 or .safetensors")
     add("--output", required=True, metavar="FILE", help="the .onnx file to write")
     add(
         "--image-in-out",

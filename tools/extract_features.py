@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("weights", metavar="WEIGHTS", help=".caffemodel or .h5")
+    add("weights", metavar="WEIGHTS", help=".caffemodel, .h5 or .safetensors")
     add("net", metavar="NET", help="net prototxt with a data layer in phase TEST; looked for in prototxt/ too")
     add("blobs", type=names, metavar="BLOB[,BLOB...]", help="which blobs")
     add("databases", type=names, metavar="DB[,DB...]", help="folders of the new LMDBs, one a blob; must not exist")

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Remakes the paper's tables and figures from the weights in models/, or from the beginning.
 
-    tools/reproduce.py --data DIR all                  every table, figure and the page, from models/
+    tools/reproduce.py --data DIR all                  every table, figure and the page, from models/ (and for figure 8
+                                                       from docs/results/figure8.json)
     tools/reproduce.py --data DIR table3 figure5       parts: table3 table4 table5 figure4 ... figure8 speed page
     tools/reproduce.py --data DIR train                train the networks that models/ lacks, then stop
     tools/reproduce.py --data DIR train l8_residual_q20    this one only

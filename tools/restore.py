@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "--model", metavar="NAME", help="a network by its name in models/, or the path of such a folder"
     )
     p.add_argument("--net", metavar="NET", help="a network by its prototxt, with --weights")
-    p.add_argument("--weights", metavar="W", help="the weights for --net: .caffemodel or .caffemodel.h5")
+    p.add_argument("--weights", metavar="W", help="the weights for --net: .caffemodel, .h5 or .safetensors")
     p.add_argument(
         "--quality",
         type=cli.jpeg_quality,

@@ -7,7 +7,7 @@
     tools/train_net.py --solver solver_l8.prototxt --train_data data/mine_train.txt --test_data data/mine_test.txt \\
                        --snapshot_prefix snapshots/mine                         # the same on other databases
     tools/train_net.py --solver solver_l8.prototxt --gpu 0,1                    # on two GPUs (all: on every one)
-    torchrun --nproc_per_node=2 tools/train_net.py --solver solver_l8.prototxt  # or so; on machines and CPUs too
+    torchrun --nproc_per_node=2 tools/train_net.py --solver solver_l8.prototxt  # two processes on the CPU
 
 Prints Caffe's log lines to standard error (and to --log FILE), writes snapshots where the solver file says.
 Ctrl-C stops after the iteration that is running, with a snapshot to go on from; a second one before
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         help="go on from this .solverstate or .solverstate.h5; auto: from the newest of the prefix, if there is one",
     )
     start.add_argument(
-        "--weights", metavar="A,B", help="start from these .caffemodel or .h5 files, by layer name"
+        "--weights", metavar="A,B", help="start from these .caffemodel, .h5 or .safetensors files, by layer name"
     )
     add(
         "--gpu",

@@ -119,8 +119,8 @@ def card(
         "## Recipe",
         "\n".join(f"    {line}" for line in recipe),
         _prose(f"""{trained}; {precision}. {start} {duration(logs)} on two CPU cores, by the log's times, other work
-            beside it included. The paper's own recipe is SGD over 250,000 iterations
-            (`prototxt/solver_{network.net}`)."""),
+            beside it included. The paper's own recipe{_borrowed(network)} is SGD over 250,000
+            iterations (`prototxt/solver_{network.net}`)."""),
         "## Files",
         f"""- `weights.caffemodel`: for `prototxt/{network.net}`, in Caffe's own format.
 - `model.onnx`: luma 0..255 in (float32, batch x 1 x height x width), restored luma 0..255 of the same shape out;
@@ -132,6 +132,11 @@ def card(
             leaves artifacts. It restores luma; chroma stays as it was decoded."""),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def _borrowed(network: Network) -> str:
+    """The paper quotes AR-CNN from its authors, so its solver file is the one of the paper's own networks."""
+    return " for its networks" if network.label == "AR-CNN" else ""
 
 
 def _training(solver: caffe_pb2.SolverParameter) -> str:

@@ -85,10 +85,18 @@ def test_encoded_keeps_the_file_where_nothing_is_done_to_it() -> None:
         (["--gray=true", "--shuffle=false", "a"], ["--gray", "a"]),
         (["-gray", "--noshuffle", "--encoded=1"], ["--gray", "--encoded"]),
         (["--nocheck_size=false", "--gray=no", "gray"], ["--check_size", "gray"]),
+        (["-backend=lmdb", "-resize_height", "8", "-7", "-gray=F"], ["--backend=lmdb", "--resize_height", "8", "-7"]),
     ],
 )
-def test_switches_as_caffe_writes_them(words: list[str], expected: list[str]) -> None:
-    assert convert_imageset.plain_switches(words) == expected
+def test_flags_as_caffe_writes_them(words: list[str], expected: list[str]) -> None:
+    assert cli.gflags(words, convert_imageset.FLAGS, convert_imageset.SWITCHES) == expected
+
+
+def test_a_script_of_caffes_examples() -> None:
+    """With single dashes, as examples/cifar10/create_cifar10.sh."""
+    call(convert_imageset, "-backend=lmdb", "-resize_height=4", "-resize_width", "4", "-gray", "im/", "list.txt", "one")
+    assert datum_to_array(records("one")["00000000_0.png"]).shape == (1, 4, 4)
+    assert compute_image_mean.main(["-backend=lmdb", "one", "mean.binaryproto"]) == 0
 
 
 def test_images_that_cannot_be_read_are_left_out_and_told(capsys: pytest.CaptureFixture[str]) -> None:
