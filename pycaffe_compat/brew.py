@@ -149,7 +149,7 @@ class _Timed:
     def __init__(self, graph: Graph, device: torch.device) -> None:
         self.graph, self.device = graph, device
         self.blobs = _zeros(graph, device)
-        self.tapes: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+        self.tapes: dict[Node, tuple[list[Tensor], list[Tensor]]] = {}
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -168,7 +168,7 @@ class _Timed:
                     self.graph.compute(node, blobs)
             told(node.name, self._now() - start)
             tops = [blobs[name] for name in node.tops if node.type != "Input"]
-            self.tapes[node.name] = (leaves, [top for top in tops if top.requires_grad])
+            self.tapes[node] = (leaves, [top for top in tops if top.requires_grad])
             if node.type != "Input":
                 self.blobs.update({name: blobs[name].detach() for name in node.tops})
 
@@ -182,7 +182,7 @@ class _Timed:
 
     def backward(self, told: Callable[[str, float], None]) -> None:
         for node in reversed(self.graph.nodes):
-            leaves, tops = self.tapes.pop(node.name)
+            leaves, tops = self.tapes.pop(node)
             shared = [owner for _, owner, _ in node.views]
             wanted = [*leaves, *(p for p in [*node.layer.parameters(), *shared] if p.requires_grad)]
             ones = [torch.ones_like(top) for top in tops]

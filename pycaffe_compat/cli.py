@@ -284,6 +284,11 @@ def non_negative_float(text: str) -> float:
     return value
 
 
+def stages(text: str) -> list[str]:
+    """The stages of a net's state, with commas between them."""
+    return [stage.strip() for stage in text.split(",") if stage.strip()]
+
+
 def jpeg_quality(text: str) -> int:
     """A JPEG quality of libjpeg's scale, 1..100."""
     value = int(_number(text, int))

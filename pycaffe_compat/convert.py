@@ -18,6 +18,7 @@ from .graph import Graph
 from .layers.base import shape_text
 from .naming import did_you_mean
 from .proto.binary_net import read_binary_net
+from .proto.dialects import Dialect
 from .proto.hdf5 import SIGNATURE
 from .proto.source import NetSource
 from .tensor_file import SUFFIX, is_tensor_file, read_tensor_file_net, write_tensor_file
@@ -51,6 +52,7 @@ def save(graph: Graph, path: str | os.PathLike[str], state_dict: Mapping[str, Te
         if state[key].shape != tensor.shape:
             given, want = shape_text(state[key].shape), shape_text(tensor.shape)
             raise WeightsError(f'"{key}" has shape {given} in the state_dict, {want} in the net')
+    graph.check_names()
     keys, shapes = graph.blob_keys, {name: [tuple(b.shape) for b in blobs] for name, blobs in graph.params.items()}
     blobs = {name: list(zip(keys[name], shapes[name], strict=True)) for name in keys}
     if os.fspath(path).endswith(SUFFIX):
@@ -93,21 +95,22 @@ def convert_weights(
         except CaffeError as error:
             raise type(error)(f"{error}; name a net that can be built here (--net)") from error
     filled = graph.load_weights(weights, os.fspath(source))
-    owners = {learnable.layer for learnable in graph.learnable}  # others have all their blobs from these
-    empty = [name for name in graph.params if name in owners and name not in filled]
+    empty = graph.unfilled(filled)
     if empty:
         raise WeightsError(f'{os.fspath(source)} holds no weights for layer "{empty[0]}" of the net')
     save(graph, target)
     return [name for name in weights if name not in filled]
 
 
-def carried_net(path: str | os.PathLike[str]) -> NetSource | None:
-    """The net that a weights file carries; None if it is HDF5, which carries none."""
+def carried_net(
+    path: str | os.PathLike[str], dialect: str | os.PathLike[str] | Dialect | None = None
+) -> NetSource | None:
+    """The net that a weights file carries; None if it is HDF5, which carries none. dialect: of a binary file."""
     with open(path, "rb") as file:
         head = file.read(9)
     if head.startswith(SIGNATURE):
         return None
-    return read_tensor_file_net(path) if is_tensor_file(head) else read_binary_net(path)
+    return read_tensor_file_net(path) if is_tensor_file(head) else read_binary_net(path, dialect)
 
 
 def _check_suffix(path: str | os.PathLike[str]) -> None:

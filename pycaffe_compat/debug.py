@@ -52,13 +52,13 @@ class Recorder:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.bottom_diffs: dict[tuple[str, int], str] = {}
+        self.bottom_diffs: dict[tuple[Node, int], str] = {}
 
     def log_backward(self) -> None:
         """Print the backward lines; call it when the gradients are there."""
         for node in reversed(self.graph.nodes):
             if node.need_backward:
-                _log_backward(node, [self.bottom_diffs.get((node.name, i), "0") for i in range(len(node.bottoms))])
+                _log_backward(node, [self.bottom_diffs.get((node, i), "0") for i in range(len(node.bottoms))])
         learnable = [entry.parameter for entry in self.graph.learnable]
         data = [p.detach() for p in learnable]
         diffs = [p.grad for p in learnable if p.grad is not None]
@@ -97,14 +97,14 @@ def _before(node: Node, recorder: Recorder) -> Any:
         for i, bottom in enumerate(bottoms):
             if torch.is_grad_enabled() and bottom.requires_grad:
                 bottom = bottom.clone()
-                bottom.register_hook(_keep(recorder, (node.name, i)))
+                bottom.register_hook(_keep(recorder, (node, i)))
             copies.append(bottom)
         return tuple(copies)
 
     return hook
 
 
-def _keep(recorder: Recorder, key: tuple[str, int]) -> Any:
+def _keep(recorder: Recorder, key: tuple[Node, int]) -> Any:
     def hook(diff: Tensor) -> None:
         recorder.bottom_diffs[key] = _mean(diff)
 

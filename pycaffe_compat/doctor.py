@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from .convert import carried_net
 from .errors import CaffeError, DataError, WeightsError
 from .graph import Graph, Node, filter_net, merged_state
 from .inputs import as_inputs
 from .layers.base import REGISTRY, shape_text
 from .naming import did_you_mean
-from .proto.binary_net import read_binary_net
 from .proto.dialects import Dialect, candidates
-from .proto.hdf5 import SIGNATURE
 from .proto.source import NetSource
 from .proto.text import read_text
 from .proto.textformat import Problem, TextError, fill, lost, parse_entries
@@ -364,7 +363,8 @@ def _compare_weights(
 ) -> None:
     try:
         weights = read_weights(path)
-        for note in _binary_notes(path, dialect):
+        carried = carried_net(path, dialect)
+        for note in carried.notes if carried else ():
             report.add(NOTE, *_split_place(note, path))
     except CaffeError as error:
         report.add(ERROR, *_split_place(str(error), path))
@@ -380,11 +380,11 @@ def _compare_weights(
             f"it has {_listed(theirs)}..., the net {_listed(ours)}...",
         )
         return
-    owners = {learnable.layer for learnable in graph.learnable}
+    empty = graph.unfilled(weights)  # others share what another layer owns
     spare = [name for name in weights if name not in names]
     for node in with_blobs:
         if node.name not in weights:
-            if node.name in owners:  # the others share what another layer owns
+            if node.name in empty:
                 text = f"has no weights in {path}{did_you_mean(node.name, spare)}"
                 report.add(WARNING, node.label, text, "it keeps what its fillers give: train it, or rename it")
             continue
@@ -407,13 +407,6 @@ def _tell_spare(spare: Sequence[str], source: NetSource, weights: Weights, path:
         text = f"its {size:,} numbers are read by no layer"
         reason = "the net has the layer in another state" if name in elsewhere else f"{source.path} has no such layer"
         report.add(NOTE, f'{path}: layer "{name}"', text, reason)
-
-
-def _binary_notes(path: str, dialect: str | os.PathLike[str] | Dialect | None) -> Iterator[str]:
-    with open(path, "rb") as file:
-        if file.read(len(SIGNATURE)) == SIGNATURE:
-            return
-    yield from read_binary_net(path, dialect).notes
 
 
 def _listed(names: Sequence[str]) -> str:

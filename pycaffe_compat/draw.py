@@ -104,10 +104,14 @@ class Diagram:
 # ---- what a layer says of itself
 
 
-def _pair(values: Sequence[int], h: int, w: int, default: int) -> tuple[int, ...]:
-    """A spatial setting in Caffe's three spellings: a repeated field, _h with _w, or the default."""
-    if h or w:
-        return (h, w)
+def _pair(settings: Any, name: str, default: int) -> tuple[int, ...]:
+    """A spatial setting in Caffe's three spellings: _h and _w (or one of them), the field, or the default."""
+    sides = [f"{name.removesuffix('_size')}_{side}" for side in "hw"]
+    if any(settings.HasField(side) for side in sides):
+        return tuple(getattr(settings, side) if settings.HasField(side) else default for side in sides)
+    values = getattr(settings, name)
+    if isinstance(values, int):  # Pooling's are single
+        values = [values] if settings.HasField(name) else []
     if not values:
         return (default, default)
     return (values[0], values[0]) if len(values) == 1 else tuple(values)
@@ -128,11 +132,7 @@ def _window(kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]) ->
 
 def _describe_convolution(layer: Any) -> list[str]:
     p = layer.convolution_param
-    words = _window(
-        _pair(p.kernel_size, p.kernel_h, p.kernel_w, 0),
-        _pair(p.stride, p.stride_h, p.stride_w, 1),
-        _pair(p.pad, p.pad_h, p.pad_w, 0),
-    )
+    words = _window(_pair(p, "kernel_size", 0), _pair(p, "stride", 1), _pair(p, "pad", 0))
     if any(d != 1 for d in p.dilation):
         words.append(f"dilation {_times(p.dilation)}")
     if p.group != 1:
@@ -146,15 +146,7 @@ def _describe_pooling(layer: Any) -> list[str]:
     method = p.PoolMethod.Name(p.pool)
     if p.global_pooling:
         return [method, "global"]
-    kernel = [p.kernel_size] if p.kernel_size else []
-    return [
-        method,
-        *_window(
-            _pair(kernel, p.kernel_h, p.kernel_w, 0),
-            _pair([p.stride], p.stride_h, p.stride_w, 1),
-            _pair([p.pad], p.pad_h, p.pad_w, 0),
-        ),
-    ]
+    return [method, *_window(_pair(p, "kernel_size", 0), _pair(p, "stride", 1), _pair(p, "pad", 0))]
 
 
 def _describe_eltwise(layer: Any) -> list[str]:

@@ -706,8 +706,7 @@ def _read_by(node: onnx.NodeProto) -> set[str]:
 
 def check_filled(graph: Graph, filled: Sequence[str], weights: str | PathLike[str]) -> None:
     """NetError where a layer that learns has got no weights: a converted net of random numbers is of no use."""
-    owners = {entry.layer for entry in graph.learnable}
-    empty = [name for name in graph.params if name not in filled and name in owners]
+    empty = graph.unfilled(filled)
     if empty:
         raise NetError(
             f'{os.fspath(weights)} holds no weights for layer "{empty[0]}" of {graph.path or "the net"}: do they '

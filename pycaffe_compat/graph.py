@@ -43,9 +43,12 @@ from .weights import read_weights
 TRAIN, TEST = caffe_pb2.TRAIN, caffe_pb2.TEST
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
-    """One layer in its place: what it reads, what it writes, where it stands in the file."""
+    """One layer in its place: what it reads, what it writes, where it stands in the file.
+
+    What belongs to a layer is kept by its node, not by its name, which another layer may bear too.
+    """
 
     name: str
     type: str
@@ -520,6 +523,30 @@ class Graph(nn.Module):
             for (node, index), mults in zip(self._owners, self._mults, strict=True)
         ]
 
+    def unfilled(self, filled: Container[str]) -> list[str]:
+        """Names of the layers with parameters of their own that ``load_weights`` found nothing for.
+
+        filled: what it returned. Of layers with one name it fills the first.
+        """
+        owners = {id(node) for node, _ in self._owners}
+        met: set[str] = set()
+        found = []
+        for node in self.nodes:
+            if id(node) in owners and (node.name not in filled or node.name in met):
+                found.append(node.name)
+            met.add(node.name)
+        return found
+
+    def check_names(self) -> None:
+        """NetError if two layers with parameters have one name: files of weights tell layers apart by it."""
+        met: dict[str, Node] = {}
+        for node in self.nodes:
+            if node.layer.blob_names and met.setdefault(node.name, node) is not node:
+                raise NetError(
+                    f"{node.label}: {met[node.name].label} has parameters too, and a file of weights tells layers "
+                    "apart by the name: rename one of them"
+                )
+
     @property
     def loss_weights(self) -> dict[str, float]:
         """The blobs that make up the loss, and what each weighs."""
@@ -531,7 +558,8 @@ class Graph(nn.Module):
         return {node.name: node.layer for node in self.nodes if isinstance(node.layer, DataLayer)}
 
     def weights(self) -> dict[str, list[np.ndarray]]:
-        """Copies of all parameter blobs by layer name, float32, in Caffe's memory order."""
+        """Copies of all parameter blobs by layer name, float32, in Caffe's memory order; see `check_names`."""
+        self.check_names()
         return {
             name: [np.array(b.detach().cpu().float().numpy(), order="C") for b in blobs]
             for name, blobs in self.params.items()

@@ -118,14 +118,14 @@ class Net(NetOf2014):
             (node.name, layer.blobs) for node, layer in zip(graph.nodes, self.layers, strict=True) if len(layer.blobs)
         )
         self._debug_info: bool = graph.param.debug_info
-        self._tape: dict[str, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
+        self._tape: dict[Node, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
         self._rewritten = {t for node in graph.nodes for t in node.tops if t in node.bottoms}
-        self._read_again: dict[str, list[int]] = {}
+        self._read_again: dict[Node, list[int]] = {}
         later: set[str] = set()
         for node in reversed(graph.nodes):
             later.update(node.tops)  # a blob that is written in place from here on holds something else by then
             first = _READ_AGAIN.get(node.type, len(node.bottoms))
-            self._read_again[node.name] = [k for k, b in enumerate(node.bottoms) if k >= first and b not in later]
+            self._read_again[node] = [k for k, b in enumerate(node.bottoms) if k >= first and b not in later]
         self._before_forward: list[Callback] = []
         self._after_forward: list[Callback] = []
         self._before_backward: list[Callback] = []
@@ -393,7 +393,7 @@ class Net(NetOf2014):
         bottoms = []
         for k, (name, down) in enumerate(zip(node.bottoms, node.propagate_down, strict=True)):
             value = self.blobs[name].data_tensor.data
-            if name in self._rewritten or (k in self._read_again[node.name] and self.blobs[name].data_is_shown):
+            if name in self._rewritten or (k in self._read_again[node] and self.blobs[name].data_is_shown):
                 value = value.clone()  # an in-place layer or a script may overwrite the blob: this is what was read
             wants = down and node.need_backward and value.is_floating_point()
             bottoms.append(value.requires_grad_() if wants else value)
@@ -401,15 +401,15 @@ class Net(NetOf2014):
         given = [b.clone() if node.layer.inplace and b.requires_grad else b for b in bottoms]
         with torch.set_grad_enabled(node.need_backward):
             tops = as_tuple(node.compute(*given))
-        self._tape[node.name] = (bottoms, tops)
+        self._tape[node] = (bottoms, tops)
         return tops
 
     def _backward_node(self, node: Node) -> None:
         if not (node.bottoms or node.layer.blob_names):
             return
-        if node.name not in self._tape or self._overwritten(node):
+        if node not in self._tape or self._overwritten(node):
             self._compute(node)  # backward goes by what the blobs hold now, as in Caffe
-        bottoms, tops = self._tape[node.name]
+        bottoms, tops = self._tape[node]
         wanted = [(name, b) for name, b in zip(node.bottoms, bottoms, strict=True) if b.requires_grad]
         rule = inplace.rule_of(node, self._rewritten)
         if rule is not None:
@@ -445,8 +445,8 @@ class Net(NetOf2014):
 
     def _overwritten(self, node: Node) -> bool:
         """Whether a bottom that backward reads again holds other values than those that forward read."""
-        used, _ = self._tape[node.name]
-        pairs = ((self.blobs[node.bottoms[k]].data_tensor, used[k]) for k in self._read_again[node.name])
+        used, _ = self._tape[node]
+        pairs = ((self.blobs[node.bottoms[k]].data_tensor, used[k]) for k in self._read_again[node])
         return any(
             now.data_ptr() != then.data_ptr() and now.shape == then.shape and not torch.equal(now.to(then.dtype), then)
             for now, then in pairs

@@ -183,5 +183,6 @@ def _difference(layer: str, index: int, x: np.ndarray, y: np.ndarray) -> ArrayDi
     with np.errstate(invalid="ignore", over="ignore"):
         gap = np.where(same, 0.0, np.abs(x.astype(np.float64) - y))
     absolute = float("inf") if np.isnan(gap).any() else float(gap.max())
-    largest = max(float(np.nanmax(np.abs(v), initial=0.0)) for v in (x, y))
-    return ArrayDifference(layer, index, x.shape, absolute, absolute / largest if largest else float("inf"))
+    largest = max(float(np.abs(v[np.isfinite(v)]).max(initial=0.0)) for v in (x, y))
+    relative = absolute / largest if largest and np.isfinite(absolute) else float("inf")
+    return ArrayDifference(layer, index, x.shape, absolute, relative)

@@ -6,7 +6,7 @@ imported, nets may use the type, in every program that takes ``--import``.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable
@@ -36,6 +36,8 @@ def import_modules(names: Iterable[str] = ()) -> None:
             if folder not in sys.path:
                 sys.path.append(folder)
         try:
+            if module != name:
+                _check_free(module, name)
             importlib.import_module(module)
         except CaffeError as error:
             raise type(error)(f"--import {name}: {error}") from error
@@ -48,3 +50,13 @@ def import_modules(names: Iterable[str] = ()) -> None:
             ) from None
         except Exception as error:  # whatever the user's own module does when it is imported
             raise CaffeError(f"--import {name}: {type(error).__name__}: {error}") from error
+
+
+def _check_free(module: str, path: str) -> None:
+    """CaffeError if a file's name as a module means another one, which would be imported in its place."""
+    if not os.path.isfile(path):
+        raise CaffeError("no such file")
+    spec = importlib.util.find_spec(module)
+    origin = (spec and spec.origin) or "built in"
+    if not (os.path.isfile(origin) and os.path.samefile(origin, path)):
+        raise CaffeError(f"Python knows another module {module} ({origin}): rename the file")

@@ -58,9 +58,7 @@ class Row:
 def summarize(graph: Graph) -> list[Row]:
     """A row for each layer of the net's file, in order."""
     fields: dict[str, Fields] = {}
-    owned: dict[str, int] = {}
-    for entry in graph.learnable:
-        owned[entry.layer] = owned.get(entry.layer, 0) + entry.parameter.numel()
+    owned = {id(entry.parameter): entry.parameter.numel() for entry in graph.learnable}
     shapes: dict[str, tuple[int, ...]] = {}
     rows = []
     for node in graph.nodes:
@@ -71,7 +69,8 @@ def summarize(graph: Graph) -> list[Row]:
         if node.type == "Split" and node.name.endswith("_split"):
             continue  # not in the file
         tops = [graph.shapes[name] for name in node.tops]
-        rows.append(Row(node.name, node.type, tops, owned.get(node.name, 0), _macs(node, before, graph), _text(field)))
+        own = sum(owned.pop(id(blob), 0) for blob in node.layer.blobs)  # a shared one counts where it comes first
+        rows.append(Row(node.name, node.type, tops, own, _macs(node, before, graph), _text(field)))
     return rows
 
 

@@ -245,3 +245,8 @@ def test_freed_memory_stays_in_the_process() -> None:
         pytest.skip("the C library is not glibc")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100
+
+
+def test_stages_have_commas_between_them() -> None:
+    assert cli.stages(" deploy, quick,,") == ["deploy", "quick"]
+    assert cli.stages("") == []

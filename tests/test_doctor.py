@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from pycaffe_compat import save
 from pycaffe_compat.doctor import Report, examine
 from pycaffe_compat.graph import TEST, TRAIN, Graph
 from pycaffe_compat.weights import Weights, write_weights
@@ -315,6 +316,12 @@ def test_weights(change: Any, expected: list[str], runs: bool, suffix: str, net:
     for line, start in zip(lines, expected, strict=True):
         assert line.startswith(start.replace("W", path)), line
     assert report.runs == runs
+
+
+def test_weights_of_safetensors(net: Path) -> None:
+    net.write_text(IN + CONV + FC)
+    save(Graph(net, TEST), "w.safetensors")
+    assert told(examine(net, "w.safetensors")) == []
 
 
 def test_weights_of_layers_that_could_not_be_examined_are_not_called_spare(net: Path) -> None:

@@ -51,6 +51,7 @@ def test_in_place_layers_are_folded() -> None:
             "num_output: 8 kernel_h: 3 kernel_w: 5 pad: 1 stride: 2",
             ["3×5", "8 channels", "stride 2", "pad 1"],
         ),
+        ("num_output: 8 kernel_size: 3 stride_h: 2", ["3×3", "8 channels", "stride 2×1"]),
         ("num_output: 8 kernel_size: 3 pad_h: 1 group: 2", ["3×3", "8 channels", "pad 1×0", "2 groups"]),
         ("num_output: 8 kernel_size: 3 dilation: 2", ["3×3", "8 channels", "dilation 2"]),
     ],

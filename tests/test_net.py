@@ -153,3 +153,28 @@ def test_load_gives_the_module(tmp_path: Path, net: caffe.Net) -> None:
     assert isinstance(module, torch.nn.Module)
     assert not module.training
     np.testing.assert_array_equal(module.weights()["conv1"][0], net.params["conv1"][0].data)
+
+
+def test_layers_of_one_name_have_gradients_of_their_own(tmp_path: Path) -> None:
+    """Names need not differ, in Caffe either."""
+    text = NET.replace('name: "relu" type: "ReLU"', 'name: "sig" type: "TanH"').replace('name: "side"', 'name: "sig"')
+    net = caffe.Net(Graph(parse_net(text)))
+    net.blobs["data"].data[...] = np.random.default_rng(0).standard_normal((2, 1, 9, 9))
+    other = caffe.Net(Graph(parse_net(text.replace('name: "sig" type: "TanH"', 'name: "tanh" type: "TanH"'))))
+    other.blobs["data"].data[...] = net.blobs["data"].data
+    for blobs, others in zip(net.params.values(), other.params.values(), strict=True):
+        for blob, same in zip(blobs, others, strict=True):
+            same.data[...] = blob.data
+    for n in (net, other):
+        n.forward()
+        n.backward()
+    assert other.params["conv1"][0].diff.any()
+    np.testing.assert_array_equal(net.params["conv1"][0].diff, other.params["conv1"][0].diff)
+
+
+def test_two_layers_of_one_name_that_learn_cannot_be_saved(tmp_path: Path) -> None:
+    net = caffe.Net(Graph(parse_net(NET.replace('name: "conv2"', 'name: "conv1"'))))
+    net.forward()
+    with pytest.raises(NetError, match='layer "conv1" .*: .*layer "conv1" .* has parameters too, and a file of weights'):
+        net.save(str(tmp_path / "w.caffemodel"))
+    assert not list(tmp_path.iterdir())

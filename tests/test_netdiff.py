@@ -57,18 +57,19 @@ def test_nets(left: str, right: str, lines: list[str], tmp_path: Path) -> None:
 
 def test_weights(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    one = {"a": [random.random((4, 3, 2, 2)), random.random(4)], "b": [random.random((2, 5))], "gone": [np.ones(3)], "nan": [np.array([np.nan, 1.0])]}
-    other = {"a": [one["a"][0] * 1.5, one["a"][1]], "b": [one["b"][0].reshape(1, 1, 2, 5)], "new": [np.ones(2)], "nan": [np.array([np.nan, np.nan])]}
+    one = {"a": [random.random((4, 3, 2, 2)), random.random(4)], "b": [random.random((2, 5))], "gone": [np.ones(3)], "nan": [np.array([np.nan, 1.0])], "inf": [np.array([np.inf, 1.0])]}
+    other = {"a": [one["a"][0] * 1.5, one["a"][1]], "b": [one["b"][0].reshape(1, 1, 2, 5)], "new": [np.ones(2)], "nan": [np.array([np.nan, np.nan])], "inf": [np.array([np.inf, 2.0])]}
     for name, weights in (("a.caffemodel", one), ("b.h5", other)):
         net = caffe_pb2.NetParameter(layer=[caffe_pb2.LayerParameter(name=layer) for layer in weights])
         write_weights(tmp_path / name, net, weights)
     lines, arrays = diff_weights(tmp_path / "a.caffemodel", tmp_path / "b.h5")
     assert lines == ['- layer "gone": 3', '+ layer "new": 2']
     found = {(d.layer, d.index): d for d in arrays}
-    assert list(found) == [("a", 0), ("a", 1), ("b", 0), ("nan", 0)]
+    assert list(found) == [("a", 0), ("a", 1), ("b", 0), ("nan", 0), ("inf", 0)]
     largest = one["a"][0].max()
     assert found["a", 0].absolute == pytest.approx(0.5 * largest, rel=1e-6)
     assert found["a", 0].relative == pytest.approx(1 / 3, rel=1e-6)
     assert found["a", 1].absolute == found["b", 0].absolute == 0
-    assert found["nan", 0].absolute == float("inf")
+    assert found["nan", 0].absolute == found["nan", 0].relative == float("inf")
+    assert (found["inf", 0].absolute, found["inf", 0].relative) == (1, 0.5)
     assert all(d.absolute == 0 for d in diff_weights(tmp_path / "a.caffemodel", tmp_path / "a.caffemodel")[1])

@@ -109,6 +109,10 @@ def test_totals_count_a_shared_parameter_once_and_leave_splits_out() -> None:
     assert [row.parameters for row in rows] == [0, 38, 0]
     lines = format_table(rows)
     assert lines[-1].split() == ["total", "3", "layers", "38", f"{2 * (49 + 25) * 2 * 9:,}"]
+    named = chain(CONV3, CONV3, shape="dim: 1 dim: 2 dim: 9 dim: 9")
+    for node in named.nodes:
+        node.name = "same"
+    assert [row.parameters for row in summarize(named)] == [0, 38, 38]
     diamond = Graph(
         parse_net(
             'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 dim: 9 dim: 9 } } }'

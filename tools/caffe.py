@@ -115,11 +115,6 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, dims
 
 
-def stages(text: str) -> list[str]:
-    """A,B"""
-    return [stage.strip() for stage in text.split(",") if stage.strip()]
-
-
 def numbers(text: str) -> list[float]:
     """104,117,123"""
     try:
@@ -156,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
         if phase is not None:
             sub.add_argument("--phase", choices=PHASES, default=phase, help=f"of the net's state (default: {phase})")
         sub.add_argument("--level", type=int, default=0, help="of the net's state (default: 0)")
-        sub.add_argument("--stage", type=stages, default=[], metavar="A,B", help="stages of the net's state")
+        sub.add_argument("--stage", type=cli.stages, default=[], metavar="A,B", help="stages of the net's state")
         modules(sub)
 
     def modules(sub: argparse.ArgumentParser) -> None:
@@ -207,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
         "doctor", doctor, "tell all that keeps a net from running; exit status 0 if it runs, 1 if it does not"
     )
     net(sub)
-    sub.add_argument("weights", nargs="?", metavar="WEIGHTS", help=".caffemodel or .h5")
+    sub.add_argument("weights", nargs="?", metavar="WEIGHTS", help=".caffemodel, .h5 or .safetensors")
     state(sub, "TEST")
     sub = command("convert", to_onnx, "write a net as ONNX, if ONNX Runtime computes the same in every layer")
     net(sub)

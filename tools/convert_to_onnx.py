@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         help="luma 0..255 in, restored luma 0..255 of the same size out",
     )
     add("--phase", choices=["TRAIN", "TEST"], default="TEST", help="of the net's state (default: TEST)")
-    add("--stage", default="deploy", metavar="A,B", help="stages of the net's state (default: deploy)")
+    add("--stage", type=cli.stages, default="deploy", metavar="A,B", help="stages of the net's state (default: deploy)")
     add(
         "--tolerance",
         type=float,
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 when the difference stays within the tolerance."""
     args = parser().parse_args(argv)
     path = resources.net_path(args.model)
-    graph = Graph(path, TRAIN if args.phase == "TRAIN" else TEST, stages=[s for s in args.stage.split(",") if s])
+    graph = Graph(path, TRAIN if args.phase == "TRAIN" else TEST, stages=args.stage)
     check_filled(graph, graph.load_weights(read_weights(args.weights), args.weights), args.weights)
     model = (ImageInOut if args.image_in_out else Deployed)(graph)
     metadata = {

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("output", metavar="OUT", help="the file to write: .caffemodel, .h5 or .safetensors")
     add("--net", metavar="FILE", help="net prototxt, in place of the one that IN carries; looked for in prototxt/ too")
     add("--phase", choices=["TRAIN", "TEST"], default="TEST", help="of the net's state (default: TEST)")
-    add("--stage", default="", metavar="A,B", help="stages of the net's state")
+    add("--stage", type=cli.stages, default=[], metavar="A,B", help="stages of the net's state")
     return result
 
 
@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     graph = None
     if args.net:
-        phase, stages = TRAIN if args.phase == "TRAIN" else TEST, [s for s in args.stage.split(",") if s]
-        graph = Graph(resources.net_path(args.net), phase, stages=stages)
+        graph = Graph(resources.net_path(args.net), TRAIN if args.phase == "TRAIN" else TEST, stages=args.stage)
     for name in convert_weights(args.input, args.output, graph):
         print(f'note: layer "{name}" of {args.input} is not in the net: it is left out', file=sys.stderr)
     print(f"{args.output}: {os.path.getsize(args.output):,} bytes")

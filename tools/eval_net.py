@@ -134,7 +134,7 @@ def _row_name(weights: str) -> str:
     """What a row is called: the folder of models/<folder>/weights.caffemodel, else the file without its
     suffixes."""
     path = Path(weights)
-    stem = path.name.removesuffix(".h5").removesuffix(".caffemodel")
+    stem = path.name.removesuffix(".h5").removesuffix(".caffemodel").removesuffix(".safetensors")
     return path.resolve().parent.name if stem == "weights" else stem
 
 

@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         help="how long ranks that train together wait for one of them (default: %(default)g)",
     )
     add("--level", type=int, default=0, help="level of the training net's state (default: 0)")
-    add("--stage", metavar="A,B", default="", help="stages of the training net's state")
+    add("--stage", type=cli.stages, metavar="A,B", default=[], help="stages of the training net's state")
     effects = [action.value for action in Action]
     add(
         "--sigint_effect",
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import_modules(args.modules)
     gpus = [] if args.gpu is None else gpu.chosen(args.gpu)
     if len(gpus) > 1 and distributed.local_rank() is None:
-        program = ["-m", __spec__.name] if __package__ else [__file__]
+        program = ["-m", __spec__.name] if __spec__ and __spec__.name.startswith("pycaffe_compat.") else [__file__]
         return distributed.launch([sys.executable, *program, *(sys.argv[1:] if argv is None else argv)], len(gpus))
     with contextlib.ExitStack() as stack:
         stack.enter_context(distributed.joined(args.timeout))
@@ -205,7 +205,7 @@ def build(
             param,
             path=path,
             level=args.level,
-            stages=[stage.strip() for stage in args.stage.split(",") if stage.strip()],
+            stages=args.stage,
             precision=args.precision,
             device=device,
             max_iter=args.max_iter,

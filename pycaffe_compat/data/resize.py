@@ -64,7 +64,7 @@ def resize_and_crop(
         raise DataError(f"{output_folder}: is the input folder too: the images there would be overwritten")
     done = Resized()
     for file in files:
-        name = file.removeprefix(input_folder).lstrip("/")
+        name = file.removeprefix(os.path.join(input_folder, "")).lstrip("/")
         source, target = Path(input_folder, name), Path(output_folder, name)
         progress(1)
         try:

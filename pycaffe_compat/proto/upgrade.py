@@ -340,7 +340,7 @@ def _fill_holes(source: NetSource) -> None:
             layer.type = "Convolution"
         settings = layer.convolution_param
         if "hole" not in settings.DESCRIPTOR.fields_by_name:
-            return
+            continue
         given = [name for name in ("hole", "hole_h", "hole_w") if settings.HasField(name)]
         if not given:
             continue

@@ -106,19 +106,19 @@ def datasets(paths: Iterable[str | PathLike[str]]) -> dict[str, list[Path]]:
     """
     sets: dict[str, list[Path]] = {}
     files: list[Path] = []
+    met: set[str] = set()
     for path in paths:
         if Path(path).is_file():
             files.append(Path(path))
             continue
         images = list_images(path)
         folder = Path(path).resolve() if Path(path).is_dir() else Path(path).parent.resolve()
-        name = folder.name
-        if name in sets:
-            name = fspath(path)
-        if name not in sets:
-            sets[name] = images
+        if fspath(path) not in met:  # the same again
+            sets[folder.name if folder.name not in sets else fspath(Path(path).resolve())] = images
+        met.add(fspath(path))
     if files:
-        sets["files" if sets else "images"] = list_images(files)
+        name = "files" if sets else "images"
+        sets[name if name not in sets else "single files"] = list_images(files)
     return sets
 
 

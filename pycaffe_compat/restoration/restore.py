@@ -97,7 +97,7 @@ class Restorer:
         else:
             source, blobs = os.fspath(weights), read_weights(os.fspath(weights))
         filled = self.graph.load_weights(blobs, source=source)
-        missing = [layer for layer, params in self.graph.params.items() if params and layer not in filled]
+        missing = self.graph.unfilled(filled)
         if missing:
             raise WeightsError(
                 f'{source}: holds nothing for layer "{missing[0]}" of {self.label}: weights of another net?'
@@ -198,7 +198,7 @@ def _measure(graph: Graph, source: str, target: str, label: str) -> tuple[int, i
     probe = copy.deepcopy(graph).double()
     with torch.no_grad():
         for parameter in probe.parameters():
-            parameter.fill_(1.0 / max(parameter[0].numel(), 1))
+            parameter.fill_(len(parameter) / parameter.numel() if parameter.numel() and parameter.ndim else 1.0)
     side = 2 * border + 33
     while side < 1024:
         image = torch.full((1, 1, side, side + 1), 255.0, dtype=torch.float64, requires_grad=True)

@@ -285,7 +285,7 @@ def test_reorg_and_its_reverse_undo_each_other(reverse: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "dilation"), [("hole: 2 pad: 2", [2]), ("hole: 1 pad: 1", [1]), ("hole_h: 2 hole_w: 3 pad_h: 2 pad_w: 3", [2, 3])]
+    ("settings", "dilation"), [("hole: 2 pad: 2", [2]), ("hole: 1 pad: 1", [1]), ("pad: 1", []), ("hole_h: 2 hole_w: 3 pad_h: 2 pad_w: 3", [2, 3])]
 )
 def test_a_hole_is_a_dilation(settings: str, dilation: list[int]) -> None:
     text = op("HoleConvolution", f"convolution_param {{ num_output: 2 kernel_size: 3 {settings} }}")

@@ -15,6 +15,7 @@ from PIL.ExifTags import Base as Tag
 from PIL.PngImagePlugin import PngInfo
 
 from pycaffe_compat.errors import CaffeError, DataError, NetError, WeightsError
+from pycaffe_compat.graph import TEST, Graph
 from pycaffe_compat.proto.text import parse_net
 from pycaffe_compat.restoration.restore import (
     Restorer,
@@ -27,6 +28,7 @@ from pycaffe_compat.restoration.restore import (
     restore_picture,
     write_picture,
 )
+from pycaffe_compat.weights import write_weights
 
 SHAPE = "shape { dim: 1 dim: 1 dim: 32 dim: 32 }"
 INPUT = (
@@ -115,6 +117,19 @@ def test_a_net_that_pads_is_tiled_by_its_radius() -> None:
     assert (restorer.border, restorer.radius) == (0, 3)
     luma = picture(100, 150)
     np.testing.assert_allclose(restorer.restore_luma(luma), expected(restorer, luma, 3), atol=2e-3)
+
+
+def test_parameters_of_one_number_and_shared_ones(tmp_path: Path) -> None:
+    """A PReLU with one slope for all channels; and an HDF5 file, which holds a shared parameter once."""
+    slope = 'type: "PReLU" bottom: "h" top: "h" prelu_param { channel_shared: true }'
+    assert Restorer(parse_net(NET.replace('type: "ReLU" bottom: "h" top: "h"', slope))).radius == 3
+    share = 'param { name: "w" } param { name: "b" } convolution_param'
+    text = PADDED.replace("num_output: 8 kernel_size: 5 pad: 2", "num_output: 1 kernel_size: 3 pad: 1")
+    graph = Graph(parse_net(text.replace("convolution_param", share)), TEST, stages=["deploy"])
+    write_weights(tmp_path / "w.h5", graph.param, graph.weights())
+    restorer = Restorer(parse_net(text.replace("convolution_param", share)), tmp_path / "w.h5")
+    luma = picture(20, 20)
+    np.testing.assert_allclose(restorer.restore_luma(luma), expected(restorer, luma, 2), rtol=1e-4, atol=1e-3)
 
 
 def test_bfloat16_is_near() -> None:

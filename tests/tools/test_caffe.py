@@ -200,6 +200,8 @@ def test_time_runs_nets_with_sharing_and_in_place_layers(run: Run, place: Path) 
         f'layer {{ name: "b" type: "InnerProduct" bottom: "a" top: "b" {share} inner_product_param {{ num_output: 6 bias_term: false transpose: true }} }}'
         'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "b" bottom: "l" top: "loss" }'
     )
+    text = (place / "shared.prototxt").read_text()
+    (place / "shared.prototxt").write_text(text.replace('name: "e"', 'name: "r"'))  # as two layers without a name
     done = run("time", "-model", "shared.prototxt", "-iterations", "2")
     assert done.returncode == 0, done.err
     assert f"Initial loss: {np.log(6):.6g}" in done.err
@@ -326,6 +328,16 @@ def test_users_modules_and_python_layers_that_import_caffe(program: str, place: 
         np.testing.assert_allclose(values["three"], 3 * rows, rtol=1e-5)
     else:
         assert "Optimization Done." in done.stderr
+
+
+def test_a_file_whose_name_python_knows_otherwise(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (place / "code.py").write_text("raise SystemExit('not reached')")
+    done = run("doctor", "net.prototxt", "--import", "code.py")
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: --import code\.py: Python knows another module code \(.*code\.py\): rename the file\n", done.err)
+    done = run("doctor", "net.prototxt", "--import", "absent.py")
+    assert (done.returncode, done.err) == (1, "error: --import absent.py: no such file\n")
 
 
 def test_a_module_of_another_folder(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,6 +517,9 @@ def test_diff_says_by_its_exit_status_whether_two_files_are_the_same(run: Run, p
     assert done.returncode == 1
     assert done.out == '~ layer "conv" parameter 1 (1): differs by up to 0.25, 1 of its largest value\n'
     assert run("diff", "net.caffemodel", "moved.h5", "--tolerance", "1").returncode == 0
+    weights["conv"][1][:] = np.inf
+    write_weights(place / "moved.h5", Graph(place / "net.prototxt", TEST).param, weights)
+    assert run("diff", "net.caffemodel", "moved.h5", "--tolerance", "1").returncode == 1
 
 
 def test_summary_prints_a_table_with_totals(run: Run) -> None:

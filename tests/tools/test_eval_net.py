@@ -124,6 +124,7 @@ def test_one_net_many_weights(
     photographs: Path, net: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "again.caffemodel").write_bytes(net[1].read_bytes())
+    assert eval_net._row_name("models/x/weights.safetensors") == "x"
     common = [
         "--images",
         str(photographs),
@@ -200,3 +201,14 @@ def test_the_papers_distorted_scores(jpeg_data: Path, capsys: pytest.CaptureFixt
         ["27.58", "24.97", "0.769"],
         ["29.72", "26.97", "0.852"],
     ]
+
+
+def test_every_folder_and_file_is_a_set_or_part_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("live1", "other/live1", "files"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("L", (16, 16)).save(tmp_path / folder / "a.png")
+    Image.new("L", (16, 16)).save("single.png")
+    sets = evaluation.datasets(["other/live1", "live1", "live1", "files", "single.png"])
+    assert list(sets) == ["live1", str(tmp_path / "live1"), "files", "single files"]
+    assert [str(paths[0]) for paths in sets.values()] == ["other/live1/a.png", "live1/a.png", "files/a.png", "single.png"]

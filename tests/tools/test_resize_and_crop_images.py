@@ -44,6 +44,12 @@ def test_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert cv2.imread("out/even.png").shape == (16, 16, 3)
 
 
+def test_names_that_begin_as_their_folder_does() -> None:
+    Path("in/even.png").rename("in/in_even.png")
+    assert call("--input_folder", "in", "--output_folder", "out") == 0
+    assert Path("out/in_even.png").exists()
+
+
 def test_a_list_and_pillow(capsys: pytest.CaptureFixture[str]) -> None:
     Path("list.txt").write_text("in/a/tall.png 3\n\neven.png\n../list.txt\nabsent.png 1\n")
     words = ["--input", "list.txt", "--input_folder", "in", "--output_folder", "out", "--output_side_length", "12"]

@@ -347,3 +347,15 @@ def test_bfloat16_is_warned_of_where_it_is_slow(
     done = run("--solver", "solver.prototxt", "--precision", "bfloat16", "--max_iter", "1")
     assert done.returncode == 0
     assert ("--precision bfloat16 is expected to be slower than float32" in done.stderr) == warned
+
+
+@pytest.mark.parametrize(("name", "program"), [("tools.train_net", ["FILE"]), ("pycaffe_compat.tools.train_net", ["-m", "pycaffe_compat.tools.train_net"])])
+def test_ranks_are_started_so_that_they_are_found_from_anywhere(name: str, program: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a module only where it is installed as one: a clone's tools/ can be imported by who runs a program in it alone."""
+    started: list[tuple[list[str], int]] = []
+    monkeypatch.setattr(train_net.gpu, "chosen", lambda text: [0, 1])
+    monkeypatch.setattr(train_net.distributed, "launch", lambda command, count: started.append((command, count)) or 0)
+    monkeypatch.setattr(train_net.__spec__, "name", name)
+    assert train_net.main(["--solver", "s", "--gpu", "0,1"]) == 0
+    command = [train_net.__file__ if word == "FILE" else word for word in program]
+    assert started == [([sys.executable, *command, "--solver", "s", "--gpu", "0,1"], 2)]
