@@ -23,6 +23,9 @@ _PACKAGE, _ALIAS = __package__, "caffe"
 class _AliasFinder(MetaPathFinder, Loader):
     """Finds ``caffe.X`` as ``pycaffe_compat.X``; what is not there, in folders named caffe on sys.path."""
 
+    def __init__(self) -> None:
+        self._own: dict[str, ModuleSpec | None] = {}
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -44,11 +47,11 @@ class _AliasFinder(MetaPathFinder, Loader):
             if error.name != name:
                 raise
             raise ModuleNotFoundError(f"No module named {spec.name!r} ({_PACKAGE} has none)", name=spec.name) from None
-        self._own_spec = module.__spec__
+        self._own[module.__name__] = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._own_spec  # importing under the second name must not change what the module is
+        module.__spec__ = self._own[module.__name__]  # importing by a second name must not change what the module is
 
 
 def install_as_caffe() -> None:

@@ -6,13 +6,15 @@ A program is a function ``main(argv) -> int | None`` and one line::
         cli.run(main)
 
 Exit codes: 0 done, 1 bad input (one line on standard error says which file and what to do), 2 wrong usage
-(argparse), 130 interrupted. A traceback means a bug in the program and nothing else.
+(argparse), 130 interrupted, 141 when whoever read the output has gone. A traceback means a bug in the program and
+nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import io
 import math
 import os
 import re
@@ -45,6 +47,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """
     tune_allocator()
     sys.unraisablehook = _keep_interrupt
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text; standard error is so
     try:
         code = main(sys.argv[1:]) or 0
         _flush_stdout()
@@ -58,6 +62,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         code = EXIT_BROKEN_PIPE
     except OSError as error:
         code = _fail(describe_os_error(error))
+    except UnicodeEncodeError as error:
+        code = _fail(f"{error.object!a}: is not text in UTF-8, and has to be written into a file: use another name")
     except MemoryError as error:
         code = _fail(f"not enough memory: {error}".removesuffix(": "))
     sys.exit(code)
@@ -240,6 +246,9 @@ def gflags(argv: Sequence[str], names: Sequence[str], switches: Sequence[str] = 
 
 # Types for argparse: each turns a word into a value or says in one line what it should have been (exit 2).
 
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
+LARGEST = 1e9  # of what has a fraction: seconds, megabytes, inches
+
 
 def _number(text: str, kind: type[int] | type[float]) -> int | float:
     try:
@@ -247,21 +256,31 @@ def _number(text: str, kind: type[int] | type[float]) -> int | float:
     except ValueError:
         name = "a whole number" if kind is int else "a number"
         raise argparse.ArgumentTypeError(f"{text!r} is not {name}") from None
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    if abs(value) > (INT64_MAX if kind is int else LARGEST):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is too large")
+    return value
+
+
+def int32(text: str) -> int:
+    """A whole number of 32 bits, as Caffe's settings are."""
+    value = int(_number(text, int))
+    if not -INT32_MAX <= value <= INT32_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large")
     return value
 
 
 def positive_int(text: str) -> int:
-    """1, 2, 3, ..."""
-    value = int(_number(text, int))
+    """1, 2, 3, ... of 32 bits."""
+    value = int32(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is less than 1")
     return value
 
 
 def non_negative_int(text: str) -> int:
-    """0, 1, 2, ..."""
+    """0, 1, 2, ... of 64 bits."""
     value = int(_number(text, int))
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is negative")

@@ -41,7 +41,7 @@ _PREFIX = re.compile(
     r"[IWEF](?P<year>\d{4})?(?P<month>\d\d)(?P<day>\d\d) (?P<clock>\d\d:\d\d:\d\d)\.(?P<micro>\d{1,6})"
     r"\s+\d+ [^\s\]]+:\d+\] ?(?P<text>.*)"
 )
-_NUMBER = r"([-+]?(?:nan|inf|[\d.]+(?:[eE][-+]?\d+)?))"
+_NUMBER = r"([-+]?(?:nan|inf|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))"
 _ITERATION = re.compile(r"Iteration (\d+)")
 _LOSS = re.compile(r"Iteration (\d+)(?: \([^)]*\))?, loss = " + _NUMBER)
 _TESTING = re.compile(r"Iteration (\d+), Testing net \(#(\d+)\)")

@@ -70,8 +70,8 @@ def extract_features(
             for name, spool in zip(blobs, spools, strict=True):
                 spool.add(values[name])
             progress(1)
-        for folder, spool in zip(folders, spools, strict=True):
-            write_lmdb(folder, spool.records())
+        for folder, spool, target in zip(folders, spools, targets, strict=True):
+            write_lmdb(folder, spool.records(), target)
     return [spool.count for spool in spools]
 
 

@@ -77,6 +77,10 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         hidden.mkdir()
         yield hidden
         os.rename(hidden, target)
+    except OSError as error:
+        if error.filename == str(hidden) or error.filename == hidden:
+            error.filename, error.filename2 = os.fspath(path), None  # the hidden name tells nobody
+        raise
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
 
@@ -100,7 +104,10 @@ def _sync_directory(directory: Path) -> None:
     """Makes the rename itself durable, where directories can be opened (not on Windows) and synced."""
     if os.name == "nt":
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written and not read: no more can be done
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:

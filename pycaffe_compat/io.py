@@ -242,7 +242,7 @@ def load_image(filename: str | PathLike[str], color: bool = True) -> np.ndarray:
                 pixels = np.asarray(file.convert("RGBA" if alpha else "RGB"))
             else:
                 pixels = np.asarray(file)
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{fspath(filename)}: cannot be read as an image: {error}") from None
     if pixels.dtype.kind in "ui":
         # Pillow gives 16-bit gray as int32

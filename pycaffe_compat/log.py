@@ -103,7 +103,7 @@ def to_file(path: str | os.PathLike[str], append: bool = False) -> Iterator[None
     Raises OSError where the file cannot be written.
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path, "a" if append else "w", encoding="utf-8") as file:
+    with open(path, "a" if append else "w", encoding="utf-8", errors="backslashreplace") as file:
         with _lock:
             _files.append(file)
         try:

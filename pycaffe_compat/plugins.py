@@ -30,19 +30,15 @@ def import_modules(names: Iterable[str] = ()) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     for name in names:
-        module = name
-        if name.endswith(".py"):
-            folder, module = os.path.split(os.path.abspath(name)[: -len(".py")])
-            if folder not in sys.path:
-                sys.path.append(folder)
         try:
-            if module != name:
-                _check_free(module, name)
-            importlib.import_module(module)
+            if name.endswith(".py"):
+                _import_file(name)
+            else:
+                importlib.import_module(name)
         except CaffeError as error:
             raise type(error)(f"--import {name}: {error}") from error
         except ModuleNotFoundError as error:
-            if error.name != module:
+            if error.name != name:
                 raise CaffeError(f"--import {name}: {error}") from error
             raise CaffeError(
                 f"--import {name}: no such module: give its name (its folder on PYTHONPATH, or the working directory) "
@@ -52,11 +48,24 @@ def import_modules(names: Iterable[str] = ()) -> None:
             raise CaffeError(f"--import {name}: {type(error).__name__}: {error}") from error
 
 
-def _check_free(module: str, path: str) -> None:
-    """CaffeError if a file's name as a module means another one, which would be imported in its place."""
+def _import_file(path: str) -> None:
+    """Import a file as the module of its name; its folder is searched for what it imports itself."""
+    folder, module = os.path.split(os.path.abspath(path)[: -len(".py")])
     if not os.path.isfile(path):
         raise CaffeError("no such file")
-    spec = importlib.util.find_spec(module)
-    origin = (spec and spec.origin) or "built in"
-    if not (os.path.isfile(origin) and os.path.samefile(origin, path)):
-        raise CaffeError(f"Python knows another module {module} ({origin}): rename the file")
+    there = getattr(sys.modules.get(module), "__file__", None)
+    if there and os.path.exists(there) and os.path.samefile(there, path):
+        return
+    if module in sys.stdlib_module_names or module in sys.modules:
+        raise CaffeError(f"Python knows another module {module} ({there or 'its own'}): rename the file")
+    spec = importlib.util.spec_from_file_location(module, path)
+    if spec is None or spec.loader is None:
+        raise CaffeError("Python cannot load it")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    loaded = sys.modules[module] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(loaded)
+    except BaseException:
+        del sys.modules[module]
+        raise

@@ -211,9 +211,10 @@ def test_interrupt_within_a_callback_is_not_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
-        (cli.positive_int, {"1": 1, "64": 64}, ["0", "-1", "1.5", "x", ""]),
-        (cli.non_negative_int, {"0": 0, "3": 3}, ["-1", "2.0", "x"]),
-        (cli.positive_float, {"0.5": 0.5, "1e-3": 1e-3}, ["0", "-1", "nan", "inf", "x"]),
+        (cli.positive_int, {"1": 1, "64": 64}, ["0", "-1", "1.5", "x", "", "3000000000", "1" + "0" * 400]),
+        (cli.non_negative_int, {"0": 0, "3": 3}, ["-1", "2.0", "x", "99999999999999999999"]),
+        (cli.int32, {"-5": -5}, ["3000000000", "-3000000000", "1.5"]),
+        (cli.positive_float, {"0.5": 0.5, "1e-3": 1e-3}, ["0", "-1", "nan", "inf", "x", "1e20"]),
         (cli.non_negative_float, {"0": 0.0, "2": 2.0}, ["-0.1", "nan", "inf", "x"]),
         (cli.jpeg_quality, {"1": 1, "100": 100}, ["0", "101", "10.5", "low"]),
     ],
@@ -250,3 +251,12 @@ def test_freed_memory_stays_in_the_process() -> None:
 def test_stages_have_commas_between_them() -> None:
     assert cli.stages(" deploy, quick,,") == ["deploy", "quick"]
     assert cli.stages("") == []
+
+
+def test_names_that_are_no_text_are_shown_and_end_in_a_line(tmp_path: Path) -> None:
+    """Printing one is fine; what wants UTF-8 (a message of protobuf) is told in a line."""
+    done = run(program(tmp_path, "print('\\udcff')"))
+    assert (done.returncode, done.stdout) == (0, "\\udcff\n")
+    done = run(program(tmp_path, "'a\\udcff'.encode()"))
+    assert done.returncode == 1
+    assert done.stderr == "error: 'a\\udcff': is not text in UTF-8, and has to be written into a file: use another name\n"

@@ -66,6 +66,8 @@ def test_new_year_and_one_row(tmp_path: Path) -> None:
     train, test = curves.parse_log(log)
     assert test == []
     assert [list(row) for row in train] == [["NumIters", "Seconds", "LearningRate", "loss"]]
+    sentence = write(tmp_path / "b.log", "Iteration 0 (1 iter/s, 1s/1 iters), loss = 1.5.2", "Iteration 0, lr = 0.01.")
+    assert curves.read_log(sentence).curve("lr")[1].tolist() == [0.01]
     assert train[0]["Seconds"] == 2.5 and math.isnan(train[0]["loss"])
     assert curves.read_log(log).curve("lr")[1].tolist() == [1e-5]
 

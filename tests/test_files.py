@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pycaffe_compat.files import atomic_write
+from pycaffe_compat.files import atomic_write, new_folder
 
 
 def test_a_new_file(tmp_path: Path) -> None:
@@ -100,6 +100,9 @@ def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(error) as caught, atomic_write(path):
             pass
         assert caught.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as caught, new_folder(tmp_path / "absent" / "a"):
+        pass
+    assert caught.value.filename == str(tmp_path / "absent" / "a")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from pycaffe_compat import cli, log, resources
 from pycaffe_compat.convert import save
 from pycaffe_compat.data.hdf5 import HDF5Source
-from pycaffe_compat.errors import NetError
+from pycaffe_compat.errors import CaffeError, NetError
 from pycaffe_compat.export import Deployed, ImageInOut, export_onnx
 from pycaffe_compat.files import atomic_write
 from pycaffe_compat.graph import TEST, Graph
@@ -252,8 +252,10 @@ def bench_memory(rounds: int) -> dict[str, float]:
     result = {}
     for net in NETS:
         child = subprocess.run(
-            [sys.executable, os.path.abspath(__file__), "--child", net], capture_output=True, text=True, check=True
+            [sys.executable, os.path.abspath(__file__), "--child", net], stdout=subprocess.PIPE, text=True, check=False
         )
+        if child.returncode:
+            raise CaffeError(f"restoring 100 megapixels with {net} ended with code {child.returncode}: out of memory?")
         gib, took = map(float, child.stdout.split())
         print(f"  {net} 100 Mpx: {gib:.2f} GiB above the image, {took:.0f} s", flush=True)
         result[f"memory {net} 100 Mpx: GiB above the image (in and out)"] = gib

@@ -110,7 +110,7 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
         dims = tuple(int(number) for number in numbers.replace("x", ",").split(","))
     except ValueError:
         dims = ()
-    if not name or not dims or min(dims) < 0:
+    if not name or not dims or min(dims) < 0 or max(dims) > cli.INT32_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is no shape of a blob: write data=1,3,224,224")
     return name, dims
 
@@ -150,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     def state(sub: argparse.ArgumentParser, phase: str | None) -> None:
         if phase is not None:
             sub.add_argument("--phase", choices=PHASES, default=phase, help=f"of the net's state (default: {phase})")
-        sub.add_argument("--level", type=int, default=0, help="of the net's state (default: 0)")
+        sub.add_argument("--level", type=cli.int32, default=0, help="of the net's state (default: 0)")
         sub.add_argument("--stage", type=cli.stages, default=[], metavar="A,B", help="stages of the net's state")
         modules(sub)
 

@@ -103,17 +103,20 @@ class Demo:
         process = subprocess.Popen(
             [sys.executable, name, *words],
             cwd=self.folder,
-            stdout=subprocess.PIPE if keep else None,
-            stderr=None if show else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if keep or not show else None,
+            stderr=None if show else subprocess.STDOUT,
             text=True,
         )
         kept = []
         with cli.let_end(process):
             for line in process.stdout or ():
                 kept.append(line)
-                print(line, end="", flush=True)
+                if show:
+                    print(line, end="", flush=True)
             code = process.wait()
         if code:
+            if not show:
+                print("".join(kept), end="", flush=True)
             raise CaffeError(f"{program}.py ended with code {code}; what it printed is above")
         return "".join(kept)
 

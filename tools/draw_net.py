@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--display_lrm", action="store_true", help="is taken and has no effect, for Caffe's command lines")
     p.add_argument("--stage", action="append", default=[], metavar="NAME", help="a stage; may be repeated")
-    p.add_argument("--level", type=int, default=0, help="the level (0)")
+    p.add_argument("--level", type=cli.int32, default=0, help="the level (0)")
     p.add_argument("--title", help="above the picture (default: the net's name)")
     p.add_argument("--dpi", type=cli.positive_int, default=150, help="of a PNG (150)")
     return p

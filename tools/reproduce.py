@@ -373,7 +373,10 @@ def figure7(place: Place) -> None:
 def figure8(place: Place, training_allowed: bool, precision: str) -> None:
     """L4 and L8 on more and more photographs; the gains are kept in figure8.json."""
     store = place.output / "figure8.json"
-    points = [paper_figures.SizePoint(**row) for row in kept(store)]
+    try:
+        points = [paper_figures.SizePoint(**row) for row in kept(store)]
+    except TypeError as error:
+        raise DataError(f"{store}: holds something else ({error}): remove it to make it again") from error
     for label, network in FIGURE8.items():
         for count in FIGURE8_SIZES:
             if any((point.network, point.images) == (label, count) for point in points):

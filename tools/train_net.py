@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long ranks that train together wait for one of them (default: %(default)g)",
     )
-    add("--level", type=int, default=0, help="level of the training net's state (default: 0)")
+    add("--level", type=cli.int32, default=0, help="level of the training net's state (default: 0)")
     add("--stage", type=cli.stages, metavar="A,B", default=[], help="stages of the training net's state")
     effects = [action.value for action in Action]
     add(
@@ -231,7 +231,7 @@ def database_hint(solver_path: str, param: caffe_pb2.SolverParameter) -> str:
         path = find_net(name, solver_path)
         try:
             source = read_net(path)
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8", errors="replace") as file:
                 lines = [re.match(r"\s*#\s*database:\s*(.*\S)", line) for line in file]
         except (CaffeError, OSError):  # what is wrong with the net has been said already
             continue

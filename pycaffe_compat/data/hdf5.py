@@ -81,6 +81,7 @@ class _Reader(Reader[_Position]):
         self.shuffle, self.seed = shuffle, seed
         self.label = f"{where}: {source}" if where else str(source)
         self.files: list[_File] = []
+        self._folder = Path.cwd()  # of the files' paths, wherever a script goes meanwhile
         self.item_shapes: list[tuple[int, ...]] = []
         self._resident: dict[int, list[Array]] = {}
         for path in self._listed():
@@ -147,15 +148,15 @@ class _Reader(Reader[_Position]):
 
     def _open(self, path: Path) -> h5py.File:
         try:
-            return h5py.File(regular(path), "r")
+            return h5py.File(regular(self._folder / path), "r")
         except OSError as error:
-            if not path.exists():
+            if not (self._folder / path).exists():
                 self.fail(
                     f"{path}: no such file (looked for in the working directory and beside the list)", error
                 )
-            if path.is_dir():
+            if (self._folder / path).is_dir():
                 self.fail(f"{path}: is a folder, not an HDF5 file", error)
-            if not os.access(path, os.R_OK):
+            if not os.access(self._folder / path, os.R_OK):
                 self.fail(f"{path}: permission denied", error)
             self.fail(f"{path}: not a whole HDF5 file ({one_line(error)})", error)
 

@@ -99,7 +99,7 @@ def convert_imageset(
             raise DataError(f"{os.fspath(image_list)}: no image could be read; the first: {done.left_out[0]}")
 
     with new_folder(output) as folder:
-        write_lmdb(folder, records())
+        write_lmdb(folder, records(), output)
     return done
 
 
@@ -114,8 +114,8 @@ def _datum(
     return image_to_datum(image, label, kind), shape
 
 
-def write_lmdb(folder: Path, records: Iterator[tuple[bytes, bytes]]) -> None:
-    """Write records into a new LMDB in an empty folder.
+def write_lmdb(folder: Path, records: Iterator[tuple[bytes, bytes]], shown: str | os.PathLike[str]) -> None:
+    """Write records into a new LMDB in an empty folder; shown: what errors call it.
 
     Raises:
         DataError: they cannot be written; and what ``records`` raises.
@@ -130,7 +130,7 @@ def write_lmdb(folder: Path, records: Iterator[tuple[bytes, bytes]]) -> None:
                     chunk = []
             _put(env, chunk)
     except lmdb.Error as error:
-        raise DataError(f"{folder}: cannot be written: {' '.join(str(error).split())}") from error
+        raise DataError(f"{os.fspath(shown)}: cannot be written: {' '.join(str(error).split())}") from error
 
 
 def _put(env: lmdb.Environment, records: list[tuple[bytes, bytes]]) -> None:

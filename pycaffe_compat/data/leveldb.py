@@ -92,5 +92,5 @@ def leveldb_to_lmdb(
             raise DataError(f"{os.fspath(source)}: holds no records")
 
     with new_folder(output) as folder:
-        write_lmdb(folder, records())
+        write_lmdb(folder, records(), output)
     return count

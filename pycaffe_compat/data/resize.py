@@ -12,7 +12,6 @@ from typing import Literal
 import cv2
 import numpy as np
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
 
 from pycaffe_compat.data.images import Image, decode_image, resized
 from pycaffe_compat.errors import DataError
@@ -107,7 +106,7 @@ def _with_pillow(content: bytes, path: Path, side: int) -> bytes:
             cut = image.convert("RGB").resize(
                 (side, side), PillowImage.Resampling.LANCZOS, (left, top, left + edge, top + edge)
             )
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
         raise DataError(f"{path}: is no image that Pillow reads, or is damaged ({error})") from None
     out = BytesIO()
     cut.save(out, "JPEG", quality=75)

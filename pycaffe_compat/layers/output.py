@@ -48,7 +48,7 @@ class HDF5Output(Layer):
             if not 1 <= bottom.ndim <= 4:
                 raise NetError(f'bottom "{blob}" of shape {shape_text(bottom.shape)} must have 1 to 4 dimensions')
         self._check_rows(data, label)
-        self.path = Path(name)
+        self.path = Path(name).absolute()  # wherever a script goes meanwhile
         self.writes.append(name)
         self.begun = False
 
@@ -80,7 +80,7 @@ class HDF5Output(Layer):
             raise
         except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py's, of a file that was changed
             reason = getattr(error, "strerror", None) or one_line(error)
-            raise DataError(f"{self.label}: {self.path}: cannot be written: {reason}") from error
+            raise DataError(f"{self.label}: {self.settings.file_name}: cannot be written: {reason}") from error
         self.begun = True
 
     def _begin(self, hidden: Path, rows: dict[str, np.ndarray]) -> None:
@@ -98,7 +98,8 @@ class HDF5Output(Layer):
             for name, values in rows.items():
                 if h5[name].shape[1:] != values.shape[1:]:
                     shapes = f"{shape_text(values.shape[1:])} after {shape_text(h5[name].shape[1:])}"
-                    raise DataError(f'{self.label}: {self.path}: rows of "{name}" have changed their shape: {shapes}')
+                    place = f"{self.label}: {self.settings.file_name}"
+                    raise DataError(f'{place}: rows of "{name}" have changed their shape: {shapes}')
             room = sum(_room(h5[name].chunks, values.shape) for name, values in rows.items())
         os.replace(self.path, hidden)
         try:

@@ -9,7 +9,7 @@ import io
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
@@ -118,6 +118,10 @@ def count_frames(image: Image.Image, path: str | PathLike[str]) -> int:
         return int(getattr(image, "n_frames", 1))
 
 
+DAMAGE = (SyntaxError, ValueError, EOFError, LookupError, TypeError, MemoryError, RuntimeError, struct.error)
+"""What Pillow's decoders raise for damaged files, besides OSError."""
+
+
 @contextmanager
 def _damage_named(path: str | PathLike[str]) -> Iterator[None]:
     try:
@@ -126,10 +130,7 @@ def _damage_named(path: str | PathLike[str]) -> Iterator[None]:
         raise DataError(f"{path}: too many pixels for Pillow's safety limit ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: {_reason(error)}") from error
-    except (
-        SyntaxError, ValueError, EOFError, LookupError, TypeError, MemoryError, RuntimeError, struct.error,
-    ) as error:  # fmt: skip
-        # Pillow's decoders raise any of these for damaged files.
+    except DAMAGE as error:
         raise DataError(f"{path}: damaged image ({type(error).__name__}: {error})") from error
 
 
@@ -143,7 +144,9 @@ def read_luma(path: str | PathLike[str]) -> NDArray[np.uint8]:
     with warnings.catch_warnings():
         # Pillow warns on odd metadata and on large images; neither changes a pixel.
         warnings.simplefilter("ignore")
-        image = ImageOps.exif_transpose(open_image(path))
+        image = open_image(path)
+        with suppress(OSError, *DAMAGE):  # damaged EXIF: the pixels are whole, and stay as they are stored
+            image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         deep = np.asarray(image).astype(np.int64)
         if deep.size and (deep.min() < 0 or deep.max() > 65535):

@@ -210,7 +210,7 @@ def _replaceable(source: Path, targets: list[Path]) -> set[Path]:
     ours = re.compile(re.escape(source.stem) + r"_\d{3,}\.h5")
     old: set[Path] = set()
     if source.exists():
-        names = [Path(name) for name in source.read_text(errors="replace").split()]
+        names = [Path(os.fsdecode(name)) for name in source.read_bytes().split()]
         old = {source.parent / name.name for name in names if ours.fullmatch(name.name)}
         if len(old) < len(names):
             raise DataError(
@@ -253,7 +253,7 @@ def _publish(source: Path, parts: list[Path], targets: list[Path]) -> None:
             moved.append(target)
             os.replace(path, target)
         with atomic_write(source) as temporary:
-            temporary.write_text("".join(f"{target}\n" for target in targets))
+            temporary.write_bytes(b"".join(os.fsencode(target) + b"\n" for target in targets))
     except BaseException:
         for path in moved:
             path.unlink(missing_ok=True)
@@ -348,10 +348,10 @@ def read_settings(source: str | PathLike[str]) -> Settings:
     :class:`DataError` if the list or a file of it is missing, or was not made by :func:`make_patches`.
     """
     try:
-        names = Path(source).read_text(encoding="utf-8").split()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source}: cannot read the list of a database: {error}") from error
-    found = {_read_attributes(Path(name), source) for name in names}
+        names = Path(source).read_bytes().split()
+    except OSError as error:
+        raise DataError(f"{source}: the list of a database cannot be read: {error.strerror or error}") from error
+    found = {_read_attributes(Path(os.fsdecode(name)), source) for name in names}
     if len(found) != 1:
         raise DataError(f"{source}: its files were not made together; make the database again")
     return found.pop()

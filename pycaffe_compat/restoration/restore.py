@@ -29,7 +29,7 @@ from pycaffe_compat import resources
 from pycaffe_compat.errors import DataError, NetError, WeightsError
 from pycaffe_compat.files import atomic_write
 from pycaffe_compat.graph import TEST, Graph
-from pycaffe_compat.restoration.degradation import count_frames, estimate_quality, open_image
+from pycaffe_compat.restoration.degradation import DAMAGE, count_frames, estimate_quality, open_image
 from pycaffe_compat.weights import read_weights
 
 PRECISIONS = ("float32", "bfloat16")
@@ -334,7 +334,7 @@ def _training_qualities(scores: dict[str, Any], name: str) -> tuple[int, ...]:
 
 def _gains(scores: dict[str, Any], name: str) -> dict[int, float]:
     """From the card's rows of this network: {quality: mean over the sets}. Empty for a card without scores."""
-    rows = [row for row in scores.get("results", []) if isinstance(row, dict) and row.get("method") == name]
+    rows = [row for row in scores.get("results") or [] if isinstance(row, dict) and row.get("method") == name]
     found: dict[int, list[float]] = {}
     for row in rows:
         quality, gain = row.get("quality"), row.get("ipsnr")
@@ -418,11 +418,14 @@ def _exif(image: Image.Image) -> bytes | None:
     """The EXIF block as JPEG has it.
 
     None for TIFF: Pillow has turned its pixels upright already, and its own tags (positions of strips) must
-    not travel.
+    not travel. None for a damaged one too, which no program reads.
     """
     if image.format == "TIFF":
         return None
-    tags = image.getexif()  # also what older programs hid in a PNG's text
+    try:
+        tags = image.getexif()  # also what older programs hid in a PNG's text
+    except (OSError, *DAMAGE):
+        return None
     raw = image.info.get("exif") or tags.tobytes()
     if not isinstance(raw, bytes) or not tags:
         return None

@@ -20,6 +20,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .. import log
 from ..errors import SolverError
 from ..naming import unknown
@@ -28,27 +30,33 @@ Rate = Callable[[Any, int, int], float]
 """(SolverParameter, iteration, current_step) -> learning rate"""
 
 
+def _pow(base: float, exponent: float) -> float:
+    """C's pow: infinite or NaN where Python's raises an error or becomes complex."""
+    with np.errstate(all="ignore"):
+        return float(np.float64(base) ** np.float64(exponent))
+
+
 def _fixed(param: Any, iteration: int, step: int) -> float:
     return float(param.base_lr)
 
 
 def _stepped(param: Any, iteration: int, step: int) -> float:
-    return float(param.base_lr * param.gamma**step)
+    return float(param.base_lr * _pow(param.gamma, step))
 
 
 def _exp(param: Any, iteration: int, step: int) -> float:
-    return float(param.base_lr * param.gamma**iteration)
+    return float(param.base_lr * _pow(param.gamma, iteration))
 
 
 def _inv(param: Any, iteration: int, step: int) -> float:
-    return float(param.base_lr * (1 + param.gamma * iteration) ** -param.power)
+    return float(param.base_lr * _pow(1 + param.gamma * iteration, -param.power))
 
 
 def _poly(param: Any, iteration: int, step: int) -> float:
     # Past the end (step() can be called for ever) the base is negative: Caffe's power of it is NaN, or for a whole
     # exponent grows again, with either sign. 0 goes on harmlessly.
     left = max(0.0, 1 - iteration / param.max_iter)
-    return float(param.base_lr * left**param.power)
+    return float(param.base_lr * _pow(left, param.power))
 
 
 def _sigmoid(param: Any, iteration: int, step: int) -> float:

@@ -26,7 +26,7 @@ import numpy as np
 
 from ..errors import WeightsError
 from ..proto import caffe_pb2
-from ..proto.binary import BYTES, array_to_blob, blob_to_array, fields, header, read_message
+from ..proto.binary import BYTES, array_to_blob, blob_to_array, check_size, fields, header, read_message
 from ..proto.hdf5 import SIGNATURE, new_hdf5, open_hdf5
 
 _RESUME_FIELD = 5000
@@ -88,12 +88,16 @@ def probe_prefix(prefix: str) -> None:
         os.remove(probe)
 
 
-def write_state(path: str, state: State) -> None:
-    """Write a state into ``path`` (a temporary name, to be renamed); HDF5 if it ends in ``.h5``."""
+def write_state(path: str, state: State, shown: str = "") -> None:
+    """Write a state into ``path`` (a temporary name, to be renamed); HDF5 if it ends in ``.h5``.
+
+    shown: what errors call it. WeightsError for more than a .solverstate can hold.
+    """
     resume = json.dumps(state.resume, separators=(",", ":"))
     if path.endswith(".h5"):
         _write_hdf5(path, state, resume)
         return
+    check_size(shown or path, sum(array.nbytes for array in state.history))
     message = caffe_pb2.SolverState(
         iter=state.iteration, learned_net=state.learned_net, current_step=state.current_step
     )

@@ -596,7 +596,7 @@ class Solver:
             log.info(
                 f"Snapshotting to {kind} file {weights_path}", "solver.cpp:474" if hdf5 else "solver.cpp:464"
             )
-            snapshot.write_state(os.fspath(temporary), state)
+            snapshot.write_state(os.fspath(temporary), state, state_path)
             write_weights(weights_path, self.graph.param, self.graph.weights(), self._diffs())
             log.info(
                 f"Snapshotting solver state to {kind} file {state_path}",

@@ -279,6 +279,15 @@ def test_list_is_split_at_white_space(tmp_path: Path, text: str) -> None:
         assert labels(opened, 1) == [0, 1, 2, 3, 4]
 
 
+def test_files_are_found_wherever_a_script_goes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_database(tmp_path, [2, 3])
+    monkeypatch.chdir(tmp_path)
+    with HDF5Source("list.txt", ["data", "label"], 5) as source:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert labels(source, 1) == [0, 1, 2, 3, 4]
+
+
 def test_working_directory_comes_before_the_lists_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

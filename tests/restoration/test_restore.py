@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from pycaffe_compat.errors import CaffeError, DataError, NetError, WeightsError
 from pycaffe_compat.graph import TEST, Graph
 from pycaffe_compat.proto.text import parse_net
+from pycaffe_compat.restoration.degradation import read_luma
 from pycaffe_compat.restoration.restore import (
     Restorer,
     _cuts,
@@ -329,6 +330,20 @@ def test_a_cameras_exif_does_not_stop_a_result(restorer: Restorer, rgb: np.ndarr
         assert np.abs(upright - given - 3).mean() < (2 if suffix in ("png", "tif") else 12)
         if suffix != "tif":
             assert out.getexif().get_ifd(IFD.GPSInfo)[GPS.GPSLatitude] == (50.0, 5.0, 1.0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_damaged_exif_does_not_keep_a_photograph_from_being_restored(
+    restorer: Restorer, rgb: np.ndarray, tmp_path: Path, suffix: str
+) -> None:
+    source, target = tmp_path / f"in{suffix}", tmp_path / "out.png"
+    Image.fromarray(rgb).save(source, exif=b"Exif\0\0garbage!", dpi=(72, 72))
+    plain = tmp_path / f"plain{suffix}"
+    Image.fromarray(rgb).save(plain)
+    np.testing.assert_array_equal(read_luma(source), read_luma(plain))
+    restore_file(source, target, restorer)
+    restore_file(plain, tmp_path / "plain_out.png", restorer)
+    np.testing.assert_array_equal(pixels(target), pixels(tmp_path / "plain_out.png"))
 
 
 def test_an_orientation_in_a_pngs_text_is_kept(restorer: Restorer, rgb: np.ndarray, tmp_path: Path) -> None:

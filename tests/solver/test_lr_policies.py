@@ -63,6 +63,12 @@ def test_sigmoid_far_below_its_step_is_zero_not_an_overflow() -> None:
     assert rates(1, lr_policy="sigmoid", gamma=1, stepsize=100_000) == [0]
 
 
+def test_powers_are_those_of_c() -> None:
+    """Where Python's raise an error."""
+    assert rates(1100, lr_policy="exp", gamma=2)[-1] == math.inf
+    assert rates(3, lr_policy="poly", power=-1, max_iter=2) == [0.5, 1, math.inf]
+
+
 def test_rates_of_the_original(golden: Path) -> None:
     runs = json.loads((golden / "solvers" / "summary.json").read_text())
     for name, run in runs.items():

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pycaffe_compat.errors import WeightsError
-from pycaffe_compat.proto import caffe_pb2
+from pycaffe_compat.proto import binary, caffe_pb2
 from pycaffe_compat.proto.text import read_solver
 from pycaffe_compat.solver import Action, Solver
 from pycaffe_compat.solver.snapshot import State, probe_prefix, read_state, resolve_prefix, write_state
@@ -481,3 +481,12 @@ def test_shared_parameters_resume_and_reach_the_test_net(
     for i in (0, 2):
         assert diffs[i].any()
         np.testing.assert_array_equal(diffs[i], diffs[i + 1])
+
+
+def test_a_state_that_is_larger_than_a_message_may_be_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binary, "MAX_MESSAGE", 100)
+    state = State(1, "w", [np.zeros(26, np.float32)], 0, {})
+    with pytest.raises(WeightsError, match=r"^s\.solverstate: .* a protobuf message ends at 2 GiB: use \.h5"):
+        write_state(str(tmp_path / "hidden"), state, "s.solverstate")
+    assert not (tmp_path / "hidden").exists()
+    write_state(str(tmp_path / "s.h5"), state)

@@ -247,6 +247,8 @@ def test_device_query_without_a_gpu(run: Run) -> None:
         (["diff", "net.prototxt"], 2, "the following arguments are required: B"),
         (["summary", "no"], 1, "error: no: no such file"),
         (["summary", "net.prototxt", "--shape", "data"], 2, "'data' is no shape of a blob: write data=1,3,224,224"),
+        (["summary", "net.prototxt", "--shape", "data=99999999999999999999"], 2, "is no shape of a blob"),
+        (["summary", "net.prototxt", "--level", "3000000000"], 2, "'3000000000' is too large"),
         (["summary", "net.prototxt", "--shape", "dota=1,1,8,8"], 1, 'net.prototxt: no data layer writes "dota"; did you mean "data"?'),
         (["summary", "net.prototxt", "--shape", "data=1,1,8,8"], 1, 'layer "data" (HDF5Data): give "label" a shape too'),
         (["summary", "net.prototxt", "extra"], 2, "unrecognized arguments: extra"),
@@ -335,7 +337,7 @@ def test_a_file_whose_name_python_knows_otherwise(run: Run, place: Path, monkeyp
     (place / "code.py").write_text("raise SystemExit('not reached')")
     done = run("doctor", "net.prototxt", "--import", "code.py")
     assert done.returncode == 1
-    assert re.fullmatch(r"error: --import code\.py: Python knows another module code \(.*code\.py\): rename the file\n", done.err)
+    assert re.fullmatch(r"error: --import code\.py: Python knows another module code \(.*\): rename the file\n", done.err)
     done = run("doctor", "net.prototxt", "--import", "absent.py")
     assert (done.returncode, done.err) == (1, "error: --import absent.py: no such file\n")
 

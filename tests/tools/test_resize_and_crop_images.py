@@ -50,6 +50,13 @@ def test_names_that_begin_as_their_folder_does() -> None:
     assert Path("out/in_even.png").exists()
 
 
+def test_an_image_beyond_pillows_limit_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in/wide one.png").unlink()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    assert call("--input_folder", "in", "--output_folder", "out", "--image_lib", "pil") == 0
+    assert "warning: in/a/tall.png: is no image that Pillow reads" in capsys.readouterr().err
+
+
 def test_a_list_and_pillow(capsys: pytest.CaptureFixture[str]) -> None:
     Path("list.txt").write_text("in/a/tall.png 3\n\neven.png\n../list.txt\nabsent.png 1\n")
     words = ["--input", "list.txt", "--input_folder", "in", "--output_folder", "out", "--output_side_length", "12"]

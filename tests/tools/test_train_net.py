@@ -245,6 +245,8 @@ def test_interrupt_stops_with_a_snapshot(place: Path, repo_root: Path) -> None:
 
 def test_a_missing_database_names_the_command_that_makes_it(run: Run, place: Path) -> None:
     (place / "train.txt").unlink()
+    net = (place / "net.prototxt").read_bytes()
+    (place / "net.prototxt").write_bytes(net.rstrip(b"\n") + b"  # \xb2\xc4\n")  # a comment in GBK
     done = run("--solver", "solver.prototxt")
     assert done.returncode == 1
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
