@@ -12,15 +12,7 @@ from torch import Tensor
 
 from . import log
 from .errors import NetError
-from .graph import Graph, Node
-
-
-def to_device(graph: Graph, device: torch.device) -> None:
-    """Moves a net there, and what its data layers bring each time."""
-    graph.to(device)
-    if device.type != "cpu":
-        for layer in graph.data_layers.values():
-            layer.register_forward_hook(lambda _, __, tops: tuple(top.to(device) for top in tops))
+from .graph import Graph, Node, to_device
 
 
 def _zeros(graph: Graph, device: torch.device) -> dict[str, Tensor]:
@@ -33,7 +25,7 @@ def _zeros(graph: Graph, device: torch.device) -> dict[str, Tensor]:
 
 @dataclass
 class Scores:
-    """Means over the batches of a test: the loss, and each output's values (of shape ()  or the blob's, flat)."""
+    """Means over the batches of a test: the loss, and each output's values (flat)."""
 
     loss: float = 0.0
     outputs: dict[str, np.ndarray] = field(default_factory=dict)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from .errors import CaffeError, WeightsError
 from .graph import Graph
-from .layers.base import shape_text
-from .naming import did_you_mean
+from .naming import did_you_mean, shape_text
 from .proto.binary_net import read_binary_net
 from .proto.dialects import Dialect
 from .proto.hdf5 import SIGNATURE

@@ -23,8 +23,8 @@ from .convert import carried_net
 from .errors import CaffeError, DataError, WeightsError
 from .graph import Graph, Node, filter_net, merged_state
 from .inputs import as_inputs
-from .layers.base import REGISTRY, shape_text
-from .naming import did_you_mean
+from .layers.base import REGISTRY
+from .naming import did_you_mean, shape_text
 from .proto.dialects import Dialect, candidates
 from .proto.source import NetSource
 from .proto.text import read_text

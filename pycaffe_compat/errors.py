@@ -5,7 +5,9 @@
     ├── NetError        a net that parses but cannot be built: unknown type, missing bottom, bad shape
     ├── WeightsError    weights or snapshots that cannot be read, or do not fit the net
     ├── DataError       databases, lists and images that cannot be read
-    └── SolverError     solver settings that cannot work, a loss that is no longer a number
+    ├── SolverError     solver settings that cannot work, a loss that is no longer a number
+    │   └── RankLost    (solver.distributed) another rank of a training has gone
+    └── RanksFailed     (solver.distributed) a rank that was started here ended with an error
 
 Every message is one line for the person who wrote the file: it names the file, line, layer or dataset and says what
 to do. The programs print it after ``error:`` and exit with 1.

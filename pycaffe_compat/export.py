@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import ClassVar
@@ -31,9 +31,9 @@ from torch.export import Dim
 from .errors import CaffeError, NetError
 from .files import atomic_write
 from .graph import TEST, Graph, Node
-from .layers.base import shape_text
 from .layers.recurrent import LSTMUnit, Recurrent
 from .memory import shown_bytes
+from .naming import fresh, shape_text
 from .version import __version__
 
 MOST_BYTES = 2**31 - 2**20
@@ -108,7 +108,7 @@ class Deployed(nn.Module):
         self.preprocessing = preprocessing
         self.input_names = list(graph.inputs)
         self.output_names = [
-            _fresh(f"{name}_out", graph.shapes) if name in graph.inputs else name for name in self.output_blobs
+            fresh(f"{name}_out", graph.shapes) if name in graph.inputs else name for name in self.output_blobs
         ]
 
     def prepared(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -141,7 +141,7 @@ class EveryLayer(Deployed):
                 continue
             for top in node.tops:
                 if not (top in graph.outputs and last[top] is node):
-                    self.probes[place, top] = _fresh(f"{node.name}/{top}", taken)
+                    self.probes[place, top] = fresh(f"{node.name}/{top}", taken)
                     taken.add(self.probes[place, top])
         self.output_names = [*self.probes.values(), *self.own_outputs]
 
@@ -406,19 +406,12 @@ def _goes_through(net: Graph, nodes: Sequence[Node], shapes: Mapping[str, tuple[
     return True
 
 
-def _fresh(name: str, taken: Container[str]) -> str:
-    """The name, with as many ``_`` behind it as it takes to be new."""
-    while name in taken:
-        name += "_"
-    return name
-
-
 def _name_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Gives the inputs and outputs their blobs' names; an inner value that bears one of them already is renamed."""
     taken = {name for node in graph.node for name in node.output} | {init.name for init in graph.initializer}
     renamed = dict(names)
     for name in taken & set(names.values()):
-        renamed[name] = _fresh(name, taken | set(names.values()))
+        renamed[name] = fresh(name, taken | set(names.values()))
         taken.add(renamed[name])
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -444,7 +437,7 @@ def _name_sizes(graph: onnx.GraphProto, axes: Sequence[Mapping[int, str]]) -> No
                 name = of[axis]
                 if name in names.values():
                     name = re.sub(r"\W", "_", f"{value.name}_{name}")
-                names[size.dim_param] = _fresh(name, names.values())
+                names[size.dim_param] = fresh(name, names.values())
     for value in (*graph.input, *graph.output):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:

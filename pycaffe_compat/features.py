@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .brew import to_device
 from .data.imageset import write_lmdb
 from .errors import DataError, NetError
 from .files import new_folder
-from .graph import Graph
+from .graph import Graph, to_device
 from .naming import did_you_mean
 from .proto import caffe_pb2
 

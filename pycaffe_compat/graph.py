@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from . import log
 from .errors import CaffeError, NetError, WeightsError
 from .layers import lookup
-from .layers.base import Layer, shape_text
+from .layers.base import Layer
 from .layers.data import DataLayer
 from .layers.elementwise import Scale
 from .layers.normalization import BatchNorm, ScaledBatchNorm
 from .memory import physical_memory, shown_bytes
-from .naming import did_you_mean, one_line
+from .naming import did_you_mean, fresh, one_line, shape_text
 from .proto import caffe_pb2
 from .proto.binary import blob_to_array
 from .proto.fields import refuse_unread
@@ -219,7 +219,7 @@ class Graph(nn.Module):
             if name not in blobs:
                 raise NetError(f'bottom "{name}" is produced by no layer above{did_you_mean(name, blobs)}')
         for _ in range(len(node.tops), row.tops[0] if row.cls.auto_tops else 0):
-            node.tops.append(_fresh("(automatic)", blobs))
+            node.tops.append(fresh("(automatic)", blobs))
         for what, names, (least, most) in (
             ("bottom", node.bottoms, row.bottoms),
             ("top", node.tops, row.tops),
@@ -617,6 +617,14 @@ class Graph(nn.Module):
         return f"{self.name!r}, inputs={self.inputs}, outputs={self.outputs}"
 
 
+def to_device(graph: Graph, device: torch.device) -> None:
+    """Moves a net there, and what its data layers bring each time."""
+    graph.to(device)
+    if device.type != "cpu":
+        for layer in graph.data_layers.values():
+            layer.register_forward_hook(lambda _, __, tops: tuple(top.to(device) for top in tops))
+
+
 def _pairs(owner: Graph, user: Graph) -> Iterator[tuple[Node, Node]]:
     """The layers of one name in both nets, whose parameters ``user`` is to share."""
     sources = {node.name: node for node in owner.nodes}
@@ -667,13 +675,6 @@ def share_parameters(owner: Graph, user: Graph) -> None:
                 blob = getattr(source.layer, theirs)
                 if isinstance(blob, nn.Parameter):
                     node.layer.register_parameter(mine, blob)
-
-
-def _fresh(name: str, taken: Container[str]) -> str:
-    """The name, with as many ``_`` behind it as it takes to be new."""
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _renew_views(node: Node) -> None:

@@ -1,15 +1,27 @@
-"""Names in messages: as one line can show them; which was probably meant, and which are known."""
+"""Names, and shapes, in messages: as one line can show them; which was probably meant, and which are known."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 
 
 def one_line(text: object, limit: int = 200) -> str:
     """A text from a file as messages may hold it: printable characters of one line, at most ``limit`` of them."""
     shown = "".join(char if char.isprintable() else "?" for char in " ".join(str(text)[:10_000].split()))
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as the log and messages print it: ``64x1x11x11``."""
+    return "x".join(str(int(n)) for n in shape) or "scalar"
+
+
+def fresh(name: str, taken: Container[str]) -> str:
+    """The name, with as many ``_`` behind it as it takes to be new."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 _LONGEST = 200  # of names that are compared: the time grows with the square

@@ -20,10 +20,11 @@ from . import debug, inplace, log
 from .blob import Blob, BlobVec
 from .errors import NetError
 from .graph import Graph, Node, located, share_values
-from .layers.base import as_tuple, shape_text
+from .layers.base import as_tuple
 from .layers.data import DummyData
 from .layers.python import Python
 from .legacy import NetOf2014
+from .naming import shape_text
 from .weights import write_weights
 
 # What a layer's backward reads from its bottoms again, in Caffe: those from this one on. Other layers, and a loss's

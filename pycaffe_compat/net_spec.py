@@ -251,7 +251,7 @@ class NetSpec:
 
 def _update(tops: Mapping[str, Any], name: str, params: Mapping[str, Any]) -> None:
     held = tops[name]
-    (held.fn if isinstance(held, Top) else held).params.update(params)
+    held._update(params) if isinstance(held, Top) else held.params.update(params)
 
 
 # Not methods: these would keep tops from being named so.

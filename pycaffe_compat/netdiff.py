@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from .errors import WeightsError
-from .layers.base import shape_text
+from .naming import shape_text
 from .proto.dialects import Dialect
 from .proto.hdf5 import SIGNATURE
 from .proto.sniff import describe_content

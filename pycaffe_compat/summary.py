@@ -16,9 +16,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .graph import Graph, Node
-from .layers.base import shape_text
 from .layers.convolution import Convolution, Deconvolution, Im2col
 from .layers.pooling import Pooling
+from .naming import shape_text
 
 WHOLE = "all"
 UNKNOWN = "?"
@@ -126,7 +126,7 @@ def _text(field: Fields) -> str:
     return field if isinstance(field, str) else "x".join(str(axis.size) for axis in field) or "1"
 
 
-def format_table(rows: Sequence[Row], inputs: Sequence[str] = ()) -> list[str]:
+def format_table(rows: Sequence[Row]) -> list[str]:
     """The lines of a table with its totals."""
     head = ("layer", "type", "top", "parameters", "MACs", "field")
     body = [

@@ -19,7 +19,7 @@ nets     LeNet, AlexNet, GoogLeNet and ResNet-50, batches of 1 and 16, forward i
          AlexNet's 244 MB from a .caffemodel
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse
@@ -48,7 +48,7 @@ from pycaffe_compat.errors import CaffeError, NetError
 from pycaffe_compat.export import Deployed, ImageInOut, export_onnx
 from pycaffe_compat.files import atomic_write
 from pycaffe_compat.graph import TEST, Graph
-from pycaffe_compat.layers.base import shape_text
+from pycaffe_compat.naming import shape_text
 from pycaffe_compat.net_spec import Top, to_proto
 from pycaffe_compat.net_spec import layers as L
 from pycaffe_compat.net_spec import params as P

@@ -17,7 +17,7 @@ of Caffe's that a command has no use for, and glog's but -minloglevel, do nothin
 caffe_compat. `COMMAND --help` tells its arguments.
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

@@ -7,7 +7,7 @@
 All images must have one size. The mean of each channel, for mean_value, is printed; without OUTPUT_FILE that is all.
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

@@ -9,7 +9,7 @@ Flags are those of Caffe's program, with one or two dashes, as are switches (--g
 that cannot be read is left out with a warning. The database appears when it is complete.
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

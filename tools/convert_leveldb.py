@@ -9,7 +9,7 @@ not changed: a copy of it is read, for which the folder TMPDIR (default: /tmp) m
 is complete. Wants the package plyvel (pip install plyvel).
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

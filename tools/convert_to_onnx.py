@@ -10,7 +10,7 @@ run in ONNX Runtime beside the net itself, the largest difference is printed, an
 restored luma of the same shape: scaling and reflection padding are inside.
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

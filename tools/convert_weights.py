@@ -12,7 +12,7 @@ The output's ending says what it becomes: .caffemodel, .h5 or .safetensors. The 
 the net's text and its SHA-256.
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

@@ -8,7 +8,7 @@ Arguments are those of Caffe's program. Records are float Datums under keys 0000
 appear when all of them are complete.
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

@@ -14,7 +14,7 @@ To choose settings on photographs that are not trained on, set some apart, here 
     tools/make_patches.py --images photos --skip_images 40 --output data/train
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

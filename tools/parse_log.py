@@ -7,7 +7,7 @@
 Reads logs of the original Caffe and of tools/train_net.py; tools/plot_log.py draws them.
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("logs", nargs="+", metavar="LOG", help="training logs; a curve each")
-    p.add_argument("-o", "--output", metavar="FILE", help="the picture: .png, .svg or .pdf")
+    p.add_argument("-o", "--output", metavar="FILE", help="the picture: .png, .svg, .pdf or .jpg")
     p.add_argument(
         "--label", action="append", metavar="TEXT", help="name of a log in the legend; repeat, one a log"
     )

@@ -10,7 +10,7 @@ line, a label behind each if you like; without it all files of the folder are ta
 left out with a warning.
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

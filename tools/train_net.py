@@ -17,7 +17,7 @@ On several devices each process (rank) trains with the solver file's whole batch
 --snapshot auto goes on from the newest snapshot, if there is one: use it with torchrun --max-restarts.
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

@@ -12,7 +12,7 @@ solver's solver_type are upgraded; what is new already is written as it is. The 
 and may be the input.
 """
 
-if __package__ in (None, ""):  # run from a clone, not installed
+if not __package__:  # started as a file of a checkout, not as an installed module
     import _checkout  # noqa: F401
 
 import argparse

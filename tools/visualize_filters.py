@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("networks", nargs="+", metavar="SNAPSHOTS", help="prefix, glob or file; a row each")
-    p.add_argument("-o", "--output", metavar="FILE", help="the picture: .png, .svg or .pdf")
-    p.add_argument("--animation", metavar="FILE", help="all snapshots as a film: .gif, .apng or .webp")
+    p.add_argument("-o", "--output", metavar="FILE", help="the picture: .png, .svg, .pdf or .jpg")
+    p.add_argument("--animation", metavar="FILE", help="all snapshots as a film: .gif, .png (animated), .apng or .webp")
     p.add_argument("--label", action="append", metavar="TEXT", help="name of a row; repeat, one a network")
     p.add_argument("--layer", metavar="NAME", help="default: the first with a four-dimensional weight")
     p.add_argument(
@@ -55,9 +55,9 @@ def parser() -> argparse.ArgumentParser:
         default="gray",
         help="zero gray, or white",
     )
-    p.add_argument("--title", default="")
+    p.add_argument("--title", default="", help="of the picture")
     p.add_argument(
-        "--cell", type=cli.positive_float, default=2.2, metavar="INCHES", help="width of a cell (2.2)"
+        "--cell", type=cli.positive_float, default=2.2, metavar="INCHES", help="width of a cell of the picture (2.2)"
     )
     p.add_argument("--dpi", type=cli.positive_int, default=150, help="of a PNG (150)")
     p.add_argument("--fps", type=cli.positive_float, default=2.5, help="snapshots a second in the film (2.5)")

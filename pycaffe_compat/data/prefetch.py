@@ -22,6 +22,7 @@ from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pycaffe_compat import naming
 from pycaffe_compat.errors import DataError
 
 PREFETCH = 4
@@ -275,4 +276,4 @@ class Source(Generic[At]):
 
 def one_line(error: BaseException) -> str:
     """An error of some library as text for a message of ours."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return naming.one_line(error) or type(error).__name__

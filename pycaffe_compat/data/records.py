@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pycaffe_compat.data.prefetch import Batch, Reader
 from pycaffe_compat.data.transform import Transformer
 from pycaffe_compat.errors import DataError
+from pycaffe_compat.naming import shape_text
 
 Raw = TypeVar("Raw")
 Item = tuple[NDArray[Any], int]
@@ -98,10 +99,11 @@ class RecordReader(Reader[int], Generic[Raw]):
                     if data is None:  # a batch has the shape of its first image: with a batch of 1, all sizes are fine
                         data = np.empty((self.batch_size, *image.shape), np.float32)
                     elif image.shape != data.shape[1:]:
+                        first = shape_text(data.shape[1:])
                         self.fail_at(
                             record,
-                            f"is of shape {_text(image.shape)}, the batch's first of {_text(data.shape[1:])}: resize "
-                            "them, set crop_size, or use batch_size 1",
+                            f"is of shape {shape_text(image.shape)}, the batch's first of {first}: resize them, set "
+                            "crop_size, or use batch_size 1",
                         )
                     data[len(labels)] = image
                     labels.append(label)
@@ -118,7 +120,3 @@ class RecordReader(Reader[int], Generic[Raw]):
         if values["offset"] < 0:
             self.fail(f"the saved data position lies outside the database (offset {values['offset']})")
         return values["offset"]
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pycaffe_compat.data.orders import draws
 from pycaffe_compat.errors import DataError, WeightsError
+from pycaffe_compat.naming import shape_text
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.binary import blob_to_array, read_message
 
@@ -106,7 +107,7 @@ class Transformer:
             size = f"crop_size {self.crop}" if self.crop else f"the crop, {window[1]}x{window[0]}"
             raise DataError(f"is {width}x{height}, smaller than {size}")
         if self.mean is not None and self.mean.shape != image.shape:
-            raise DataError(f"is of shape {_text(image.shape)}, mean_file of {_text(self.mean.shape)}")
+            raise DataError(f"is of shape {shape_text(image.shape)}, mean_file of {shape_text(self.mean.shape)}")
         scattered = bool(self.window[0]) and self.train
         chances = draws(3, seed, *key) if self.mirror or scattered else np.zeros(3, np.uint64)
         spare = (height - window[0], width - window[1])
@@ -126,7 +127,3 @@ class Transformer:
         if self.scale != 1:
             out *= self.scale
         return np.ascontiguousarray(out[:, :, ::-1] if place.mirrored else out)
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -31,9 +31,6 @@ from pycaffe_compat.data.transform import Transformer
 from pycaffe_compat.errors import DataError
 from pycaffe_compat.files import regular
 
-Windows = NDArray[np.int64]
-"""Rows of image, class, left, top, right, bottom."""
-
 
 class WindowFile:
     """What a window file says: the images' paths, foreground and background windows.

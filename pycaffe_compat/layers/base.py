@@ -200,6 +200,3 @@ def fixed(sizes: Sequence[int]) -> list[int]:
     return [int(n) for n in sizes]
 
 
-def shape_text(shape: Sequence[int]) -> str:
-    """A shape as the log and messages print it: ``64x1x11x11``."""
-    return "x".join(str(int(n)) for n in shape) or "scalar"

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError, WeightsError
+from ..naming import shape_text
 from ..proto import caffe_pb2
 from ..proto.binary import blob_to_array, read_message
-from .base import canonical_axis, register, shape_text
+from .base import canonical_axis, register
 from .labels import class_labels, counted, positions
 from .loss import LossLayer, items, normalization_mode, normalizer, precise
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
+from ..naming import shape_text
 from ..proto.fields import given
-from .base import Layer, canonical_axis, fixed, register, shape_text
+from .base import Layer, canonical_axis, fixed, register
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, NetError
+from ..naming import shape_text
 from ..proto.fields import word
 from . import boxes as box
-from .base import Layer, fixed, register, shape_text
+from .base import Layer, fixed, register
 
 
 @register("Permute", param="permute_param", fork="SSD")

@@ -10,7 +10,8 @@ from ..data.annotations import Boxes, overlaps
 from ..data.augment import Resizing, seen_through
 from ..data.images import read_lines
 from ..errors import DataError, NetError
-from .base import Layer, register, shape_text
+from ..naming import shape_text
+from .base import Layer, register
 from .multibox import BOX, DIFFICULT, ITEM, LABEL
 
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError, NetError
+from ..naming import shape_text
 from ..proto import caffe_pb2
-from .base import Layer, canonical_axis, register, shape_text
+from .base import Layer, canonical_axis, register
 from .convolution import Convolution
 from .loss import LossLayer, precise
 
@@ -44,10 +45,9 @@ class Axpy(Layer):
             raise NetError(
                 f"the first bottom holds a number for each map of {shape_text(x.shape)}, not {shape_text(a.shape)}"
             )
-        self.ones = (1,) * (x.ndim - 2)
 
     def forward(self, a: Tensor, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        return torch.addcmul(y, a.reshape(*a.shape[:2], *self.ones), x)
+        return torch.addcmul(y, a.reshape(*a.shape[:2], *(1,) * (x.ndim - 2)), x)
 
 
 @register("ShuffleChannel", param="shuffle_channel_param", fork="ShuffleNet")

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
-from .base import Layer, register, shape_text
+from ..naming import shape_text
+from .base import Layer, register
 from .labels import counted
 
 

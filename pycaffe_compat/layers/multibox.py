@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError, NetError
+from ..naming import shape_text
 from ..proto.fields import word
 from . import boxes as box
-from .base import register, shape_text
+from .base import register
 from .class_loss import cross_entropy
 from .detection import check_predictions, check_sizes
 from .forks import smooth_l1

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import NetError
+from ..naming import shape_text
 from ..proto import caffe_pb2
-from .base import Layer, register, shape_text
+from .base import Layer, register
 from .elementwise import Scale
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, NetError
-from ..naming import one_line
+from ..naming import one_line, shape_text
 from ..proto.hdf5 import SIGNATURE, grown_hdf5, new_hdf5
-from .base import Layer, register, shape_text
+from .base import Layer, register
 
 
 @register("HDF5Output", param="hdf5_output_param", bottoms=2, tops=0)

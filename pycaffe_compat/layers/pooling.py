@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
+from ..naming import shape_text
 from ..proto import caffe_pb2
 from ..proto.fields import given
-from .base import Layer, fixed, register, shape_text
+from .base import Layer, fixed, register
 
 Pair = tuple[int, int]
 LOWEST = torch.finfo(torch.float32).min

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
-from .base import Layer, fixed, register, shape_text
+from ..naming import shape_text
+from .base import Layer, fixed, register
 
 
 def lstm_step(c: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError, NetError
-from .base import Layer, fixed, register, shape_text
+from ..naming import shape_text
+from .base import Layer, fixed, register
 
 
 def _round(x: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..errors import NetError
-from .base import Layer, canonical_axis, register, shape_text
+from ..naming import shape_text
+from .base import Layer, canonical_axis, register
 from .labels import whole_numbers
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import NetError
-from .base import Layer, canonical_axis, register, shape_text
+from ..naming import shape_text
+from .base import Layer, canonical_axis, register
 
 
 @register("Split", tops=(1, None))

@@ -134,7 +134,6 @@ class _Reader:
             if breaks:
                 self._line += breaks
                 self._line_start = match.start() + text.rindex("\n") + 1
-            self._end = match.end()
         self.kind = self.text = ""
         self.line, self.column = self._line, getattr(self, "column", 0) + 1
 

@@ -97,6 +97,11 @@ def network(restorer: Restorer) -> Method:
     return restore
 
 
+def apply(method: Method, degraded: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """What a method makes of a degraded image, as 8 bits, which scores are of."""
+    return np.clip(np.rint(method(degraded, quality)), 0, 255).astype(np.uint8)
+
+
 def datasets(paths: Iterable[str | PathLike[str]]) -> dict[str, list[Path]]:
     """Sets of images by name: each folder or glob is one, called after the folder; single files together
     make one.
@@ -147,7 +152,7 @@ def evaluate(
                 except (ValueError, RuntimeError) as error:
                     raise DataError(f"{fspath(path)}: {error}") from error
                 for name, method in methods.items():
-                    restored = np.clip(np.rint(method(degraded, quality)), 0, 255).astype(np.uint8)
+                    restored = apply(method, degraded, quality)
                     row = ImageResult(fspath(path), score(restored, luma), ipsnr(restored, degraded, luma))
                     rows[quality, name].append(row)
                     if progress is not None:

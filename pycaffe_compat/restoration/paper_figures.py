@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pycaffe_compat.figures import COLOURS, new_figure
 from pycaffe_compat.restoration.degradation import jpeg
-from pycaffe_compat.restoration.evaluation import Method
+from pycaffe_compat.restoration.evaluation import Method, apply
 from pycaffe_compat.restoration.metrics import psnr
 from pycaffe_compat.restoration.results import Score
 
@@ -29,7 +29,7 @@ def examples(
     degraded = jpeg(luma, quality)
     pictures: list[tuple[str, NDArray[np.uint8]]] = [("original", luma)]
     for label, method in methods.items():
-        restored = np.clip(np.rint(method(degraded, quality)), 0, 255).astype(np.uint8)
+        restored = apply(method, degraded, quality)
         pictures.append((f"{label}: {psnr(restored, luma):.2f} dB", restored))
     rows = -(-len(pictures) // columns)
     cell = 3.1

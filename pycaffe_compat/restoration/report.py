@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pycaffe_compat.restoration.results import HEAD, NETWORKS, TOLERANCE, Comparison, cells, markdown
+from pycaffe_compat.restoration.results import HEAD, NETWORKS, TOLERANCE, Comparison, cells, markdown, markdown_table
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def markdown_page(page: Page) -> str:
     for picture in page.pictures:
         blocks += [f"## {picture.title}", f"![{picture.title}]({picture.file})", _fill(picture.text)]
     if page.speed:
-        blocks += ["## Speed", _markdown_table(page.speed), _fill(page.speed_note)]
+        blocks += ["## Speed", markdown_table(page.speed), _fill(page.speed_note)]
     differences = "\n".join(_fill("- " + text, "  ") for text in DIFFERENCES)
-    blocks += ["## What was done differently", differences, _markdown_table(_trainings())]
+    blocks += ["## What was done differently", differences, markdown_table(_trainings())]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -112,13 +112,6 @@ def _trainings() -> list[list[str]]:
         quality = ", ".join(map(str, network.qualities))
         rows.append([network.name, ", then ".join(network.solvers), quality, network.start or "scratch"])
     return rows
-
-
-def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first one the head; all columns but the first to the right."""
-    head, *body = rows
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
 
 
 def _fill(text: str, indent: str = "") -> str:

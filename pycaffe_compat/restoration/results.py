@@ -332,11 +332,16 @@ def cells(line: Line) -> list[str]:
 HEAD = ["method", *(text for metric in METRICS for text in (metric, "paper", "diff."))]
 
 
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first one the head; all columns but the first to the right."""
+    head, *body = rows
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
+
+
 def markdown(block: Comparison) -> str:
     """A comparison as a Markdown table."""
-    lines = ["| " + " | ".join(HEAD) + " |", "| --- |" + " ---: |" * (len(HEAD) - 1)]
-    lines += ["| " + " | ".join(cells(line)) + " |" for line in block.lines]
-    return "\n".join(lines)
+    return markdown_table([HEAD, *(cells(line) for line in block.lines)])
 
 
 def text(block: Comparison) -> str:

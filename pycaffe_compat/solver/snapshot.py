@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 
 from ..errors import WeightsError
+from ..naming import shape_text
 from ..proto import caffe_pb2
 from ..proto.binary import BYTES, array_to_blob, blob_to_array, check_size, fields, header, read_message
 from ..proto.hdf5 import SIGNATURE, new_hdf5, open_hdf5
@@ -244,13 +245,9 @@ def fit_history(
         old = (1,) * (4 - len(shape)) + shape
         if array.shape != shape and array.shape != old:
             raise WeightsError(
-                f"{path}: history blob {i} has shape {_shape(array.shape)}, the net's parameter "
-                f"{_shape(shape)}: was it written with another net?"
+                f"{path}: history blob {i} has shape {shape_text(array.shape)}, the net's parameter "
+                f"{shape_text(shape)}: was it written with another net?"
             )
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def locate_weights(learned_net: str, state_path: str) -> str:

@@ -24,8 +24,8 @@ from .. import debug, log, resources
 from ..detection_scores import VERSIONS, average_precisions
 from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
-from ..graph import Graph, as_source, share_parameters
-from ..naming import one_line
+from ..graph import Graph, as_source, share_parameters, to_device
+from ..naming import one_line, shape_text
 from ..proto import caffe_pb2
 from ..proto.text import NetSource, format_message, read_net, read_solver
 from ..weights import write_weights
@@ -227,16 +227,13 @@ class Solver:
         if merged.phase in self._sources:
             source = _reading_from(source, self._sources[merged.phase], merged.phase)
         graph = Graph(source)
-        graph.to(self.device)
+        to_device(graph, self.device)
         if self.device.type == "cpu" and not any(node.views for node in graph.nodes):
             # PyTorch's convolutions are 1.3 to 2 times faster so; shapes and snapshots do not change. (A
             # parameter shared under another shape is a view, which this order of memory does not allow.)
             graph.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # missing in the stubs
-        if self.device.type != "cpu":
-            for layer in graph.data_layers.values():
-                layer.register_forward_hook(lambda _, __, tops: tuple(top.to(self.device) for top in tops))
         for node in graph.nodes:
-            tops = ", ".join(f"{top} {_dims(graph.shapes[top])}" for top in node.tops)
+            tops = ", ".join(f"{top} {shape_text(graph.shapes[top])}" for top in node.tops)
             log.info(f"Setting up {node.name} ({node.type}): {tops}", "net.cpp:124")
         count = sum(entry.parameter.numel() for entry in graph.learnable)
         log.info(f"Network initialization done: {count} parameters.", "net.cpp:257")
@@ -705,10 +702,6 @@ def _reading_from(source: NetSource, path: str, phase: int) -> NetSource:
 
 def _described(field: str) -> str:
     return f"{field}" if field.endswith("_param") else "net file" if field == "net" else f"{field} file"
-
-
-def _dims(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def _values(blob: Tensor) -> list[float]:
