@@ -311,7 +311,7 @@ FIGURE6_DB = (27.0, 27.75)
 FIGURE8_SIZES = (4, 16, 64, 256, 400)
 FIGURE8_QUALITY = 20
 FIGURE8 = {"L4": NETWORKS["l4_residual_q10"], "L8": NETWORKS["l8_residual_q20"]}
-FIGURE8_ITERATIONS = 6000
+FIGURE8_ITERATIONS = 4000
 
 
 def figure4(place: Place) -> None:

@@ -166,7 +166,9 @@ def score_table(network: Network, results: Sequence[Mapping[str, Any]]) -> list[
         if method != network.name:
             continue
         jpeg = by_method[dataset, quality, "distorted"]
-        paper = PAPER.get((names.get(dataset, dataset), quality, network.label))
+        # The paper's tables are of networks for one quality.
+        single = len(network.qualities) == 1
+        paper = PAPER.get((names.get(dataset, dataset), quality, network.label)) if single else None
         rows.append(
             f"| {names.get(dataset, dataset)}, quality {quality} | {_triple(jpeg)} | **{_triple(row)}** "
             f"| {' / '.join((f'{paper[0]:.2f}', f'{paper[1]:.2f}', f'{paper[2]:.3f}')) if paper else '-'} "

@@ -171,6 +171,9 @@ def test_the_card_tells_data_recipe_command_and_scores(tmp_path: Path) -> None:
     assert about["started_from"] == "l4_residual_q10"
     assert (about["model"], about["solver"]) == ("l4.prototxt", network.solver)
     assert about["results"] == results
+    mixed = [{**row, "method": row["method"].replace("q20", "q10-60")} for row in results]
+    lines = cards.score_table(NETWORKS["l4_residual_q10-60"], mixed)  # the paper prints nothing of it
+    assert lines[-1].startswith("| BSDS500 val, quality 20 |") and "| - |" in lines[-1]
 
 
 def test_the_card_of_two_trainings_tells_both(tmp_path: Path) -> None:
