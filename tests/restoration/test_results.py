@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pycaffe_compat import DataError, resources
+from pycaffe_compat.files import file_digest
 from pycaffe_compat.proto.text import read_net, read_solver
 from pycaffe_compat.restoration import cards, report
 from pycaffe_compat.restoration.results import (
@@ -214,3 +215,17 @@ def test_the_page_counts_what_is_met_and_holds_everything(book: ScoreBook, tmp_p
 
 def test_bsds500_is_named_as_the_paper_has_it() -> None:
     assert PAPER[BSDS500, 20, "L8 residual"] == (30.99, 30.19, 0.872)
+
+
+def test_the_results_that_are_shown_are_those_of_the_weights(repo_root: Path) -> None:
+    """Weights that change make docs/results stale: `make reproduce` writes it anew."""
+    page = (repo_root / "docs/results/README.md").read_text(encoding="utf-8")
+    book = ScoreBook(repo_root / "docs/results/scores.json")
+    digests = {name: file_digest(repo_root / "models" / name / "weights.caffemodel") for name in NETWORKS}
+    lines = [line for name in TABLES for block in table(name, book, digests) for line in block.lines]
+    assert len(lines) == 8 * 4 + 4
+    assert all(line.met() for line in lines if line.label in {network.label for network in NETWORKS.values()})
+    for name in TABLES:
+        for block in table(name, book, digests):
+            assert markdown(block) in page
+    assert "36 of 36 figures that the paper prints for networks are met or beaten" in page
