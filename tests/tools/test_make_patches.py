@@ -129,8 +129,8 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         (["--images", "images", "--output", "db", "--file_size", "0.00001"], "larger file_size"),
         (["--images", "images", "--output", "db", "--skip_images", "3"], "none is left"),
         (
-            ["--images", "images", "--output", "db", "--count", "1000000000000"],
-            r"the database needs 8192000000 MB and the disk has \d+ MB left",
+            ["--images", "images", "--output", "db", "--count", "2000000000"],
+            r"the database needs 16384000 MB and the disk has \d+ MB left",
         ),
     ],
 )
