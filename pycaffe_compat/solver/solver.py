@@ -546,6 +546,7 @@ class Solver:
 
     def _probe(self) -> None:
         if not self._probed and distributed.rank() == 0:
+            self.graph.check_names()
             snapshot.probe_prefix(self.snapshot_prefix)
             self._probed = True
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pycaffe_compat.errors import WeightsError
+from pycaffe_compat.errors import NetError, WeightsError
 from pycaffe_compat.proto import binary, caffe_pb2
 from pycaffe_compat.proto.text import read_solver
 from pycaffe_compat.solver import Action, Solver
@@ -426,6 +426,15 @@ def test_a_prefix_that_cannot_be_written_is_found_before_training(
     (workdir / "out").write_text("a file, not a directory")
     solver = Solver(solver_file())
     with pytest.raises(OSError, match="out"):
+        solver.solve()
+    assert solver.iter == 0
+
+
+def test_layers_that_a_snapshot_cannot_tell_apart_are_found_before_training(solver_file: SolverFile) -> None:
+    solver = Solver(solver_file())
+    first, second = [node for node in solver.graph.nodes if node.layer.blob_names][:2]
+    second.name = first.name
+    with pytest.raises(NetError, match="has parameters too, and a file of weights tells layers apart by the name"):
         solver.solve()
     assert solver.iter == 0
 
