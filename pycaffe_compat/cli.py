@@ -29,7 +29,7 @@ from typing import NoReturn, Protocol, TextIO
 
 from tqdm import tqdm
 
-from pycaffe_compat.errors import CaffeError
+from pycaffe_compat.errors import CaffeError, describe_os_error
 
 EXIT_BAD_INPUT = 1
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for a program that the signal ended
@@ -108,13 +108,6 @@ def let_end(child: subprocess.Popen[str]) -> Iterator[None]:
     except KeyboardInterrupt:
         child.wait()
         raise
-
-
-def describe_os_error(error: OSError) -> str:
-    """One line for an operating system error: the file and the reason, without Python's ``[Errno n]``."""
-    reason = error.strerror or str(error) or type(error).__name__
-    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    return f"{' -> '.join(names)}: {reason}" if names else reason
 
 
 class Progress(Protocol):

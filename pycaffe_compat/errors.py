@@ -13,6 +13,10 @@ Every message is one line for the person who wrote the file: it names the file, 
 to do. The programs print it after ``error:`` and exit with 1.
 """
 
+from __future__ import annotations
+
+import os
+
 
 class CaffeError(RuntimeError):
     """Base of every error this library raises about its input. A RuntimeError, which is what pycaffe raises where a
@@ -37,3 +41,15 @@ class DataError(CaffeError):
 
 class SolverError(CaffeError):
     """Solver settings that cannot work, or a training that has diverged."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line for an operating system error: the file and the reason, without Python's ``[Errno n]``."""
+    reason = error.strerror or str(error) or type(error).__name__
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return f"{' -> '.join(names)}: {reason}" if names else reason
+
+
+def first_line(error: BaseException) -> str:
+    """What is of use of an error of PyTorch and others, which may go on for pages; its class if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from .errors import CaffeError, NetError
+from .errors import CaffeError, NetError, first_line
 from .files import atomic_write
 from .graph import TEST, Graph, Node
 from .layers.recurrent import LSTMUnit, Recurrent
@@ -236,7 +236,7 @@ def _save(proto: onnx.ModelProto, path: str, net: Graph) -> None:
 
 def _refused(net: Graph, error: BaseException) -> NetError:
     """What PyTorch's exporter or ONNX's checker says, in a line."""
-    return NetError(f'net "{net.name}" cannot be exported to ONNX: {_first_line(error)}')
+    return NetError(f'net "{net.name}" cannot be exported to ONNX: {first_line(error)}')
 
 
 def _captured(model: Deployed) -> onnx.ModelProto:
@@ -531,7 +531,7 @@ def compare_onnx(
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
-        raise NetError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        raise NetError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from error
     declared = {i.name: i.shape for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()]
     worst, largest, compared = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), 0
@@ -544,7 +544,7 @@ def compare_onnx(
             run = session.run(names, named)
         except Exception as error:  # as above
             raise NetError(
-                f"{path}: ONNX Runtime fails on inputs of {_shapes_text(named)}: {_first_line(error)}"
+                f"{path}: ONNX Runtime fails on inputs of {_shapes_text(named)}: {first_line(error)}"
             ) from error
         for name, got in zip(names, run, strict=True):
             worst[name] = max(worst[name], _difference(got, expected[name]))
@@ -566,7 +566,7 @@ def _computed(model: Deployed, arrays: Sequence[np.ndarray]) -> dict[str, np.nda
     except (CaffeError, RuntimeError, ValueError, IndexError) as error:  # labels, items and rows that there are not
         shapes = _shapes_text(dict(zip(model.input_names, arrays, strict=True)))
         raise NetError(
-            f'net "{model.net.name}" cannot compute the inputs to compare on, {shapes}: {_first_line(error)} '
+            f'net "{model.net.name}" cannot compute the inputs to compare on, {shapes}: {first_line(error)} '
             "(tools/caffe.py convert takes others: --inputs)"
         ) from error
     return {name: output.float().numpy() for name, output in zip(model.output_names, outputs, strict=True)}
@@ -581,10 +581,6 @@ def _fits(shape: Sequence[int], declared: Sequence[int | str]) -> bool:
 
 def _shapes_text(arrays: Mapping[str, np.ndarray]) -> str:
     return ", ".join(f"{name} {shape_text(array.shape)}" for name, array in arrays.items())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _difference(got: np.ndarray, want: np.ndarray) -> float:

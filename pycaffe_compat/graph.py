@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from . import log
-from .errors import CaffeError, NetError, WeightsError
+from .errors import CaffeError, NetError, WeightsError, first_line
 from .layers import lookup
 from .layers.base import Layer
 from .layers.data import DataLayer
@@ -757,7 +757,7 @@ class located:
         if isinstance(error, CaffeError):
             raise type(error)(f"{self.node.label}: {error}") from error
         if isinstance(error, (RuntimeError, ValueError, TypeError, MemoryError, IndexError, ArithmeticError)):
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+            first = first_line(error)
             if "overflow" in first:
                 first = f"asks for more memory than there can be ({first})"
             raise NetError(f"{self.node.label}: {self.what}: {first}") from error

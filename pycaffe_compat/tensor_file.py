@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import WeightsError
+from .errors import WeightsError, first_line
 from .files import atomic_write
 from .memory import unpacked_limit
 from .proto.source import NetSource
@@ -122,5 +122,4 @@ def _metadata(path: str | os.PathLike[str], name: str) -> str:
 
 
 def _damaged(path: str | os.PathLike[str], error: Exception) -> WeightsError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return WeightsError(f"{os.fspath(path)}: is not a {SUFFIX} file, or damaged: {reason}")
+    return WeightsError(f"{os.fspath(path)}: is not a {SUFFIX} file, or damaged: {first_line(error)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pycaffe_compat import cli
+from pycaffe_compat import cli, errors
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,7 +100,7 @@ def test_full_disk_on_standard_output_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_describe_os_error(error: OSError, text: str) -> None:
-    assert cli.describe_os_error(error) == text
+    assert errors.describe_os_error(error) == text
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from pathlib import Path
 from PIL import Image
 
 from pycaffe_compat import cli, resources
-from pycaffe_compat.errors import CaffeError, DataError
+from pycaffe_compat.errors import CaffeError, DataError, describe_os_error
 from pycaffe_compat.restoration import restore
 from pycaffe_compat.restoration.degradation import list_images
 
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 bar.write("error: " + " ".join(str(error).split()))
             except OSError as error:
                 failed += 1
-                bar.write(f"error: {source}: {cli.describe_os_error(error)}")
+                bar.write(f"error: {source}: {describe_os_error(error)}")
             if not single:
                 bar.update(1)
     if failed and not single:

@@ -25,6 +25,7 @@ from pycaffe_compat.data.orders import permutation
 from pycaffe_compat.data.prefetch import Batch, Reader, Source, one_line
 from pycaffe_compat.errors import DataError
 from pycaffe_compat.files import regular
+from pycaffe_compat.proto.hdf5 import SIGNATURE
 
 RESIDENT_BYTES = 256 * 2**20
 """A database, else the file in use, of at most this size (in its storage type) is held in memory."""
@@ -32,8 +33,6 @@ WINDOW_BYTES = 64 * 2**20
 """How much of a larger file is read at a time."""
 SLICE_BYTES = 8 * 2**20
 """One HDF5 read. h5py keeps Python's global lock while it reads; in between the training thread runs."""
-
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 Array = NDArray[Any]
 
@@ -98,7 +97,7 @@ class _Reader(Reader[_Position]):
             content = regular(self.source).read_bytes()
         except OSError as error:
             self.fail(f"the list of HDF5 files cannot be read: {error.strerror or error}", error)
-        if content.startswith(_HDF5_SIGNATURE):
+        if content.startswith(SIGNATURE):
             self.fail(
                 "this is an HDF5 file itself; `source` must be a text file with the paths of HDF5 files"
             )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 
+from .hdf5 import SIGNATURE
+
 _SIGNATURES = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (SIGNATURE, "an HDF5 file"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"GIF8", "a GIF image"),

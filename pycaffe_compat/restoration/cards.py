@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pycaffe_compat import resources
 from pycaffe_compat.files import atomic_write
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_solver
+from pycaffe_compat.restoration.report import fill
 from pycaffe_compat.restoration.results import PAPER, SETS, Network
 
 _OBJECTIVES = {
@@ -104,21 +104,21 @@ def card(
     sets = f"--images live1 bsds500/val --quality {' '.join(map(str, network.qualities))}"
     blocks = [
         f"# {network.name}",
-        _prose(f"""Removes the artifacts of JPEG compression at {quality} from luma. {architecture}:
+        fill(f"""Removes the artifacts of JPEG compression at {quality} from luma. {architecture}:
             {_ARCHITECTURES[architecture]}; {_OBJECTIVES[network.label]}. From Svoboda, Hradis, Barina, Zemcik,
             "Compression Artifacts Removal Using Convolutional Neural Networks" (2016)."""),
         "## Scores",
-        _prose("""LIVE1 (29 images) and BSDS500 val (100 images), whole images, 8 bit; PSNR [dB], PSNR-B [dB], SSIM over
+        fill("""LIVE1 (29 images) and BSDS500 val (100 images), whole images, 8 bit; PSNR [dB], PSNR-B [dB], SSIM over
             8x8 windows as in the paper, and over Gaussian 11x11 windows. `scores.json` has them in full precision."""),
         "\n".join(score_table(network, results)),
         f"    tools/eval_net.py --model {network.name} {sets}",
         "## Data",
-        _prose(f"""The 400 images of BSDS500 train and test as luma (MATLAB's `rgb2ycbcr`), compressed by libjpeg at
+        fill(f"""The 400 images of BSDS500 train and test as luma (MATLAB's `rgb2ycbcr`), compressed by libjpeg at
             {quality}; {network.patches:,} patches of {network.size}x{network.size}, flipped and rotated. LIVE1 and
             BSDS500 val were used for evaluation only (the curve in `train.log` is of BSDS500 val): {chosen}."""),
         "## Recipe",
         "\n".join(f"    {line}" for line in recipe),
-        _prose(f"""{trained}; {precision}. {start} {duration(logs)} on two CPU cores, by the log's times, other work
+        fill(f"""{trained}; {precision}. {start} {duration(logs)} on two CPU cores, by the log's times, other work
             beside it included. The paper's own recipe{_borrowed(network)} is SGD over 250,000
             iterations (`prototxt/solver_{network.net}`)."""),
         "## Files",
@@ -128,7 +128,7 @@ def card(
 - `scores.json`; {" and ".join(f"`{log.name}`" for log in logs)}: what was printed while it was trained.
 - where there is a `filters/`, the first layer at some iterations, for figure 7.""",
         "## Limits",
-        _prose(f"""Made for {quality}. On files of much better quality it takes away detail; on much worse ones it
+        fill(f"""Made for {quality}. On files of much better quality it takes away detail; on much worse ones it
             leaves artifacts. It restores luma; chroma stays as it was decoded."""),
     ]
     return "\n\n".join(blocks) + "\n"
@@ -147,11 +147,6 @@ def _training(solver: caffe_pb2.SolverParameter) -> str:
         else f"lr policy {solver.lr_policy} from {solver.base_lr:g}"
     )
     return f"{solver.max_iter:,} iterations, {solver.type} ({solver.momentum:g}, {solver.momentum2:g}), {rate}"
-
-
-def _prose(text: str) -> str:
-    """A paragraph, its lines filled anew."""
-    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def score_table(network: Network, results: Sequence[Mapping[str, Any]]) -> list[str]:

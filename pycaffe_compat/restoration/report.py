@@ -73,16 +73,16 @@ DIFFERENCES = (
 
 def markdown_page(page: Page) -> str:
     """The page as Markdown; its pictures are files beside it."""
-    blocks = ["# Results", _fill(INTRODUCTION), _fill(_verdict(page))]
+    blocks = ["# Results", fill(INTRODUCTION), fill(_verdict(page))]
     for title, comparisons in page.tables.items():
         blocks.append(f"## {title}")
         for block in comparisons:
             blocks += [f"**{block.title}**", markdown(block)]
     for picture in page.pictures:
-        blocks += [f"## {picture.title}", f"![{picture.title}]({picture.file})", _fill(picture.text)]
+        blocks += [f"## {picture.title}", f"![{picture.title}]({picture.file})", fill(picture.text)]
     if page.speed:
-        blocks += ["## Speed", markdown_table(page.speed), _fill(page.speed_note)]
-    differences = "\n".join(_fill("- " + text, "  ") for text in DIFFERENCES)
+        blocks += ["## Speed", markdown_table(page.speed), fill(page.speed_note)]
+    differences = "\n".join(fill("- " + text, "  ") for text in DIFFERENCES)
     blocks += ["## What was done differently", differences, markdown_table(_trainings())]
     return "\n\n".join(blocks) + "\n"
 
@@ -115,7 +115,8 @@ def _trainings() -> list[list[str]]:
     return rows
 
 
-def _fill(text: str, indent: str = "") -> str:
+def fill(text: str, indent: str = "") -> str:
+    """A paragraph, its lines filled anew; all but the first begin with ``indent``."""
     whole = " ".join(text.split())
     return textwrap.fill(whole, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 

@@ -34,9 +34,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import log
-from ..cli import describe_os_error
 from ..data.prefetch import Source
-from ..errors import CaffeError, DataError, NetError, SolverError
+from ..errors import CaffeError, DataError, NetError, SolverError, describe_os_error, first_line
 from ..graph import Graph
 from .signals import Action
 
@@ -98,8 +97,7 @@ def _talking() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """What is of use in a message of PyTorch or gloo: without the place in their source and guesses at causes."""
-    first = (str(error).splitlines() or [""])[0]
-    return re.sub(r"^\[\S+\] |\. This is typically.*", "", first)[:200].strip(" .") or type(error).__name__
+    return re.sub(r"^\[\S+\] |\. This is typically.*", "", first_line(error))[:200].strip(" .") or type(error).__name__
 
 
 def average(tensors: Sequence[Tensor]) -> None:
