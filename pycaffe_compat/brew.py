@@ -157,7 +157,7 @@ class _Timed:
             start = self._now()
             with torch.set_grad_enabled(node.need_backward):
                 if node.type != "Input":
-                    self.graph.compute(node, blobs)
+                    node.compute(blobs)
             told(node.name, self._now() - start)
             tops = [blobs[name] for name in node.tops if node.type != "Input"]
             self.tapes[node] = (leaves, [top for top in tops if top.requires_grad])

@@ -150,7 +150,7 @@ class EveryLayer(Deployed):
         seen: dict[tuple[int, str], Tensor] = {}
         for place, node in enumerate(self.net.nodes):
             if node.type != "Input":
-                self.net.compute(node, blobs)
+                node.compute(blobs)
             for top in node.tops:
                 # A copy: a layer behind may change the blob in place.
                 seen[place, top] = blobs[top].clone()

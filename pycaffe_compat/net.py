@@ -20,7 +20,6 @@ from . import debug, inplace, log
 from .blob import Blob, BlobVec
 from .errors import NetError
 from .graph import Graph, Node, located, share_values
-from .layers.base import as_tuple
 from .layers.data import DummyData
 from .layers.python import Python
 from .legacy import NetOf2014
@@ -401,7 +400,9 @@ class Net(NetOf2014):
         # A leaf that wants a gradient must not be overwritten by an in-place layer: it gets a copy to work on.
         given = [b.clone() if node.layer.inplace and b.requires_grad else b for b in bottoms]
         with torch.set_grad_enabled(node.need_backward):
-            tops = as_tuple(node.compute(*given))
+            blobs = dict(zip(node.bottoms, given, strict=True))
+            node.compute(blobs)
+        tops = tuple(blobs[name] for name in node.tops)
         self._tape[node] = (bottoms, tops)
         return tops
 

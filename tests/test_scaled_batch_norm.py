@@ -38,10 +38,12 @@ def merged(graph: Graph) -> bool:
     return any(isinstance(node.layer, ScaledBatchNorm) for node in graph._steps)
 
 
+@pytest.mark.parametrize("factor", [0.5, 1, 999.98])
 @pytest.mark.parametrize("bias", ["", "bias_term: true"])
-def test_it_computes_what_numpy_and_the_two_layers_compute(bias: str) -> None:
+def test_it_computes_what_numpy_and_the_two_layers_compute(bias: str, factor: float) -> None:
     graph = build(norm() + scale(settings=bias) + RELU)
     assert merged(graph)
+    graph.params["norm"][2].data.fill_(factor)
     x = torch.randn(2, 4, 7, 3)
     given = x.clone()
     got = graph(x)["s"]
@@ -63,6 +65,17 @@ def test_its_gradients_are_those_of_the_two_layers() -> None:
     want = torch.autograd.grad(graph.run(x)["s"].square().sum(), leaves)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_statistics_of_no_batch_are_zero_eager_and_compiled() -> None:
+    graph = build(norm() + scale())
+    graph.params["norm"][2].data.zero_()
+    x = torch.randn(2, 4, 5, 5)
+    gain, shift = (blob.detach()[:, None, None] for blob in graph.params["scale"])
+    want = x / 1e-5**0.5 * gain + shift
+    torch.testing.assert_close(graph(x)["s"].detach(), want)
+    whole = torch.compile(graph, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(x)["s"].detach(), want)
 
 
 @pytest.mark.parametrize("layer", ["norm", "scale"])

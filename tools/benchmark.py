@@ -6,7 +6,7 @@
     tools/benchmark.py nets --rounds 5      # ResNet-50 in batches of 16 takes its time
     tools/benchmark.py train --json F       # the figures as JSON too
 
-Each ratio compares two ways of doing the same work, taken in turn (A B A B ...) so that a machine whose speed drifts
+Each ratio compares two ways of doing the same work, taken in turn (A B B A ...) so that a machine whose speed drifts
 does not favour one; medians are compared. Nothing else should run meanwhile. The parts:
 
 train    one training iteration of L4 (64x1x64x64) and L8 (4x1x128x128), data layer included, against a plain
@@ -113,14 +113,14 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turn(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each way, taken in turn, each after a pause and a call that does not count.
+    """Median seconds of each way, taken in turn (A B C, C B A, ...), each after a pause and a call that does not count.
 
-    Without these a way is charged for what went before it: the threads of ONNX Runtime go on looking for work for some
+    Without these a way is charged for what goes before it: the threads of ONNX Runtime go on looking for work for some
     milliseconds, on the cores that PyTorch's threads want.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, work in ways.items():
+    for i in range(rounds):
+        for name, work in list(ways.items())[:: -1 if i % 2 else 1]:
             time.sleep(0.1)
             work()
             times[name].append(seconds(work))
@@ -479,14 +479,14 @@ def bench_nets(rounds: int) -> dict[str, float]:
                 for got in (graph(x)[output], torch.from_numpy(session.run(None, given)[0])):
                     if not (got - want).abs().max() <= 1e-4 * want.abs().max():
                         raise NetError(f"{name} by hand and in this project differ")
-                count = 100 if name == "LeNet" else 1
+                count, often = (400, 4) if name == "LeNet" else (1, 1)  # a small net's times scatter the most
                 median = in_turn(
                     {
                         "this project": times(count, partial(graph, x)),
                         "by hand": times(count, partial(by_hand, x)),
                         "ONNX Runtime": times(count, partial(session.run, None, given)),
                     },
-                    rounds,
+                    often * rounds,
                 )
                 for way, value in median.items():
                     print(f"  {name} {batch}x{shape_text(x.shape[1:])} {way}: {value / count * 1e3:.2f} ms", flush=True)

@@ -132,39 +132,33 @@ class _Windows(Layer):
         """The sizes that hold a whole window."""
         self.may_lack = max(self.least, default=1) > 1
 
-    def check(self, *bottoms: Tensor) -> None:
-        x = bottoms[0]
-        if any(b.shape != x.shape for b in bottoms[1:]):
-            raise NetError("all bottoms must have one shape: " + ", ".join(shape_text(b.shape) for b in bottoms))
-        self.check_size(x)
-
-    def check_size(self, x: Tensor) -> None:
-        """Refuse maps that are too small for a window."""
-        sizes = zip(x.shape[self.axis + 1 :], self.least, self.stride, strict=True)
-        if any(least - size >= stride for size, least, stride in sizes):
-            raise NetError(
-                f"kernel {shape_text(self.kernel)} does not fit into a bottom of shape {shape_text(x.shape)}"
-            )
-
     def with_room(self, x: Tensor) -> Tensor:
         """The bottom, with zeros at the end of an axis that lacks less than a stride of a window.
 
         Caffe counts windows with C's division, which rounds towards 0: there is one then, and it sees zeros there.
+
+        Raises:
+            NetError: it lacks a stride or more.
         """
-        if not self.may_lack or not any(map(lt, x.shape[2:], self.least)):
+        if not any(map(lt, x.shape[2:], self.least)):
             return x
         lack = [max(0, least - size) for size, least in zip(fixed(x.shape[2:]), self.least, strict=True)]
+        if not all(map(lt, lack, self.stride)):
+            raise NetError(
+                f"kernel {shape_text(self.kernel)} does not fit into a bottom of shape {shape_text(x.shape)}"
+            )
         return F.pad(x, [margin for n in reversed(lack) for margin in (0, n)])
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if self.axis == 1 and len(bottoms) == 1:
+            return self.apply_to(bottoms[0])
+        if any(b.shape != bottoms[0].shape for b in bottoms[1:]):
+            raise NetError("all bottoms must have one shape: " + ", ".join(shape_text(b.shape) for b in bottoms))
         if self.axis == 1:
-            if len(bottoms) == 1:
-                return self.apply_to(bottoms[0])
-            tops = tuple(self.apply_to(x) for x in bottoms)
-        else:
-            lead = bottoms[0].shape[: self.axis]
-            tops = tuple(self.apply_to(x.reshape(-1, *x.shape[self.axis :])) for x in bottoms)
-            tops = tuple(y.reshape(*lead, *y.shape[1:]) for y in tops)
+            return tuple(self.apply_to(x) for x in bottoms)
+        lead = bottoms[0].shape[: self.axis]
+        tops = tuple(self.apply_to(x.reshape(-1, *x.shape[self.axis :])) for x in bottoms)
+        tops = tuple(y.reshape(*lead, *y.shape[1:]) for y in tops)
         return tops[0] if len(tops) == 1 else tops
 
     def apply_to(self, x: Tensor) -> Tensor:
@@ -223,16 +217,15 @@ class Convolution(_Filters):
         )
 
     def apply_to(self, x: Tensor) -> Tensor:
-        y = self.convolve(self.with_room(x))
-        return F.leaky_relu(y, self.slope) if self.relu else y
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """What the filters make of a bottom."""
+        if self.may_lack:
+            x = self.with_room(x)
         bias = self.bias if self.bias_term else None
         if self.one_filter and x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return conv2d_of_one_filter(x, self.weight, bias)
-        conv = _CONV[len(self.kernel)]
-        return conv(x, self.weight, bias, self.stride, self.pad, self.dilation, self.group)
+            y = conv2d_of_one_filter(x, self.weight, bias)
+        else:
+            conv = _CONV[len(self.kernel)]
+            y = conv(x, self.weight, bias, self.stride, self.pad, self.dilation, self.group)
+        return F.leaky_relu(y, self.slope) if self.relu else y
 
 
 @register("Deconvolution", param="convolution_param", bottoms=(1, None), tops=(1, None), same_count=True)
@@ -243,18 +236,16 @@ class Deconvolution(_Filters):
     (kernel - 1) + 1 - 2 pad values along an axis.
     """
 
-    def check_size(self, x: Tensor) -> None:
-        geometry = zip(x.shape[self.axis + 1 :], self.kernel, self.stride, self.pad, self.dilation, strict=True)
-        if any(s * (size - 1) + d * (k - 1) + 1 - 2 * p < 1 for size, k, s, p, d in geometry):
-            raise NetError(
-                f"pad {shape_text(self.pad)} leaves nothing of what kernel {shape_text(self.kernel)} makes of a bottom "
-                f"of shape {shape_text(x.shape)}"
-            )
-
     def filter_axes(self, channels: int, num_output: int) -> tuple[int, int]:
         return channels, num_output
 
     def apply_to(self, x: Tensor) -> Tensor:
+        geometry = zip(x.shape[2:], self.kernel, self.stride, self.pad, self.dilation, strict=True)
+        if any(self.pad) and any(s * (size - 1) + d * (k - 1) + 1 - 2 * p < 1 for size, k, s, p, d in geometry):
+            raise NetError(
+                f"pad {shape_text(self.pad)} leaves nothing of what kernel {shape_text(self.kernel)} makes of a bottom "
+                f"of shape {shape_text(x.shape)}"
+            )
         deconv = _DECONV[len(self.kernel)]
         bias = self.bias if self.bias_term else None
         return deconv(x, self.weight, bias, self.stride, self.pad, 0, self.group, self.dilation)

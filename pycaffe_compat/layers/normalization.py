@@ -52,19 +52,30 @@ class BatchNorm(Layer):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return self.normalize(x)
 
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance that the blobs hold: the sums over the factor, 0 where that is 0."""
+        mean, variance, factor = self.mean.detach(), self.variance.detach(), self.factor
+        if factor.device.type == "cpu" and not torch.compiler.is_compiling():
+            total = factor.item()  # a number takes a tenth of the time of a tensor that holds one
+            if total == 1:
+                return mean, variance
+            over = 1 / total if total else 0.0
+            return mean * over, variance * over
+        scale = torch.where(factor.bool(), factor.reciprocal(), factor).detach()
+        return mean * scale, variance * scale
+
     def normalize(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """The layer's top, times ``weight`` plus ``bias`` for each channel where they are given."""
         maps = x if x.ndim > 1 else x.unsqueeze(1)
-        sums = (self.mean.detach(), self.variance.detach(), self.factor.detach())
         if self.global_stats:
-            scale = torch.where(sums[2].bool(), sums[2].reciprocal(), sums[2])
-            mean, variance = sums[0] * scale, sums[1] * scale
+            mean, variance = self.statistics()
             y = F.batch_norm(maps, mean, variance, weight, bias, False, 0.0, self.eps)
             return y if x.ndim > 1 else y.squeeze(1)
         if torch.compiler.is_exporting():
             # The blobs stay as they are; the form in ONNX of a batch_norm that adds to them takes them, not the batch.
             y = torch.batch_norm(maps, weight, bias, None, None, True, 0.0, self.eps, False)
             return y if x.ndim > 1 else y.squeeze(1)
+        sums = (self.mean.detach(), self.variance.detach(), self.factor.detach())
         mean, variance = torch.zeros_like(sums[0]), torch.zeros_like(sums[1])
         if maps.numel() == maps.shape[1]:
             # One value a channel: it is its own mean; there is no unbiased variance, 0 takes its place.
@@ -99,10 +110,14 @@ class ScaledBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         norm, scale = self.norm, self.scale
-        if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (norm, scale)):
+        if _hooked(norm) or _hooked(scale):
             y: Tensor = scale(norm(x))
             return y
         return norm.normalize(x, scale.scale, scale.bias if scale.bias_term else None)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 @register("BN", param="bn_param", tops=(1, 3), inplace=True, fork="PSPNet, SegNet")

@@ -35,7 +35,7 @@ def _native(kernel: Pair, stride: Pair, pad: Pair, ceil: bool) -> bool:
 
     They want at most half a window of padding, and always drop a window that starts behind the image.
     """
-    (kh, kw), (sh, sw), (ph, pw) = kernel, stride, pad  # spelled out: this is asked at every forward
+    (kh, kw), (sh, sw), (ph, pw) = kernel, stride, pad
     leaves_empty = ceil and not (ph or pw) and (sh > kh or sw > kw)
     return 2 * ph <= kh and 2 * pw <= kw and not leaves_empty
 
@@ -126,6 +126,8 @@ class Pooling(Layer):
     """
 
     fresh_output = True
+    maxima_alone = False
+    """Whether nothing but PyTorch's own maxima is wanted."""
 
     def setup(self, x: Tensor) -> None:  # type: ignore[override]
         s = self.settings
@@ -155,6 +157,8 @@ class Pooling(Layer):
             raise NetError(f"pad {shape_text(self.pad)} must be less than the kernel {shape_text(self.kernel)}")
         if any(self.pad) and self.method == "STOCHASTIC":
             raise NetError("pad is for MAX and AVE only")
+        native = _native(self.kernel, self.stride, self.pad, self.ceil)
+        self.maxima_alone = native and self.method == "MAX" and not self.mask
 
     def check(self, x: Tensor) -> None:  # type: ignore[override]
         if self.is_global:
@@ -166,6 +170,8 @@ class Pooling(Layer):
             )
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]
+        if self.maxima_alone:
+            return torch.max_pool2d(x, self.kernel, self.stride, self.pad, 1, self.ceil)
         if self.is_global and self.method == "AVE":
             return x.mean((2, 3), keepdim=True)
         if self.is_global and self.method == "MAX":
