@@ -67,7 +67,7 @@ lint: $(STAMP)  ## ruff and mypy
 
 # One after the other: python -m tests.fuzz.run TARGET. Stops at what it finds; the input is written beside it.
 FUZZ_SECONDS ?= 300
-FUZZ_TARGETS ?= text weights hdf5 binary_net state blob schema upgrade
+FUZZ_TARGETS ?= text weights hdf5 binary_net state blob datum lmdb schema upgrade
 fuzz: $(STAMP)  ## the readers of files, against bytes that nobody wrote (FUZZ_SECONDS=300 each)
 	$(BIN)/python -m pip install --quiet -r requirements-fuzz.txt
 	for target in $(FUZZ_TARGETS); do \

@@ -131,8 +131,6 @@ def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
         DataError: it cannot be read, or is no text; ``what`` says what it is.
     """
     shown = os.fspath(path)
-    if not shown:
-        raise DataError(f"{what} is not named: give a source")
     try:
         content = regular(path).read_bytes()
     except (OSError, ValueError) as error:

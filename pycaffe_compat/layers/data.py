@@ -47,6 +47,16 @@ class DataLayer(Layer):
     no_onnx = "it reads a source of its own: choose the phase and stage whose data come from an Input layer"
     source: Batches
 
+    def path(self) -> str:
+        """Where the data are.
+
+        Raises:
+            NetError: the file does not say.
+        """
+        if not self.settings.source:
+            raise NetError("source is missing: say where the data are")
+        return str(self.settings.source)
+
     def open(self, source: Batches) -> None:
         self.source = source
         self.reads += source.reads
@@ -72,7 +82,7 @@ class HDF5Data(DataLayer):
             raise NetError("transform_param does not apply to HDF5Data: scale by a Power layer behind it")
         if s.batch_size < 1:
             raise NetError(f"hdf5_data_param: batch_size {s.batch_size} is not positive")
-        self.open(HDF5Source(s.source, list(self.param.top), s.batch_size, s.shuffle, self.seed(), self.label))
+        self.open(HDF5Source(self.path(), list(self.param.top), s.batch_size, s.shuffle, self.seed(), self.label))
 
 
 class ImageLayer(DataLayer):
@@ -122,7 +132,7 @@ class Data(DatabaseLayer):
     def setup(self, *bottoms: Tensor) -> None:
         s, tops = self.settings, len(self.param.top)
         transformer = self.transformer()
-        self.open(LMDBSource(s.source, transformer, s.batch_size, tops, seed=self.seed(), where=self.label))
+        self.open(LMDBSource(self.path(), transformer, s.batch_size, tops, seed=self.seed(), where=self.label))
 
 
 @register("AnnotatedData", param="data_param", bottoms=0, tops=(1, 2), fork="SSD")
@@ -140,7 +150,7 @@ class AnnotatedData(DatabaseLayer):
         train = self.phase == caffe_pb2.TRAIN
         self.open(
             AnnotatedSource(
-                s.source,
+                self.path(),
                 AnnotatedTransformer(self.param.transform_param, train, more.batch_sampler),
                 s.batch_size,
                 len(self.param.top),
@@ -162,7 +172,7 @@ class ImageData(ImageLayer):
             raise NetError("image_data_param: new_height and new_width go together: give both or none")
         self.open(
             ImageSource(
-                s.source,
+                self.path(),
                 transformer,
                 s.batch_size,
                 len(self.param.top),
@@ -193,7 +203,7 @@ class WindowData(ImageLayer):
             self.warn("scale is not read from transform_param, by Caffe neither: write it in window_data_param")
         self.open(
             WindowSource(
-                s.source,
+                self.path(),
                 transformer,
                 s.batch_size,
                 scale=s.scale,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["pycaffe_compat.proto", "pycaffe_compat.weights", "pycaffe_compat.solver.snapshot"]):
+with atheris.instrument_imports(include=["pycaffe_compat.proto", "pycaffe_compat.weights", "pycaffe_compat.solver.snapshot", "pycaffe_compat.data"]):
     from tests.fuzz.seeds import seeds, words
     from tests.fuzz.targets import MEMORY, SECONDS, TARGETS, run_one
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from pycaffe_compat.data.datum import array_to_datum, image_to_datum
+from pycaffe_compat.data.imageset import write_lmdb
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.binary import array_to_blob
 from pycaffe_compat.proto.dialects import find_dialect
@@ -79,6 +81,26 @@ def schemas() -> list[bytes]:
     return [overlay, (HERE / "community.proto").read_bytes(), (HERE / "caffe.desc").read_bytes()]
 
 
+def records() -> list[bytes]:
+    """Datum messages: numbers, floats, an image file, one with objects, a plain one as its image."""
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    plain, floats = array_to_datum(pixels, 1), array_to_datum(pixels.astype(np.float32))
+    image = image_to_datum(pixels.transpose(1, 2, 0)[:, :, :1], 3, "png")
+    annotated = find_dialect("ssd")["AnnotatedDatum"](type=0)
+    annotated.datum.MergeFromString(image.SerializeToString())
+    annotated.annotation_group.add(group_label=2).annotation.add(instance_id=1).bbox.xmax = 0.5
+    return [message.SerializeToString() for message in (plain, floats, image, annotated)]
+
+
+def databases(folder: Path) -> list[bytes]:
+    """LMDB files: of small records, and of one that lies in pages of its own."""
+    found = []
+    for name, values in (("small", records()), ("large", [array_to_datum(np.ones((1, 60, 100), np.uint8)).SerializeToString()])):
+        write_lmdb(folder / name, iter([(b"%08d" % i, value) for i, value in enumerate(values)]), name)
+        found.append((folder / name / "data.mdb").read_bytes())
+    return found
+
+
 def seeds(target: str, folder: Path) -> list[bytes]:
     """What a target's inputs look like."""
     texts = [text.encode() for text in TEXTS]
@@ -90,6 +112,8 @@ def seeds(target: str, folder: Path) -> list[bytes]:
         "hdf5": hdf5_files(folder) if target == "hdf5" else [],
         "state": states(folder) if target == "state" else [],
         "schema": schemas(),
+        "datum": records(),
+        "lmdb": databases(folder) if target == "lmdb" else [],
         "upgrade": texts + nets(),
     }
     return kinds[target]

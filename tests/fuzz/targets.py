@@ -18,6 +18,9 @@ from pathlib import Path
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from pycaffe_compat.data.annotated import objects_of, parse_annotated
+from pycaffe_compat.data.datum import datum_to_array, parse_datum
+from pycaffe_compat.data.lmdb import Database
 from pycaffe_compat.errors import CaffeError
 from pycaffe_compat.proto.binary import blob_bytes_to_array
 from pycaffe_compat.proto.binary_net import parse_binary_net
@@ -123,13 +126,37 @@ def schema(content: bytes) -> None:
             check(error)
 
 
+def datum(content: bytes) -> None:
+    """A record of a database, plain and annotated."""
+    try:
+        datum_to_array(parse_datum(content))
+    except CaffeError as error:
+        check(error)
+    record = parse_annotated(content)
+    objects_of(record)
+    datum_to_array(record.datum)
+
+
+def lmdb(content: bytes) -> None:
+    """A database's file, and each of its records."""
+    database = Database(_file("data.mdb", content))
+    try:
+        for record in database.records():
+            try:
+                datum(record.value)
+            except CaffeError as error:
+                check(error)
+    finally:
+        database.env.close()
+
+
 def upgrade(content: bytes) -> None:
     """Any file, upgraded."""
     upgrade_file(_file("old", content), FOLDER / "new")
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (text, weights, hdf5, binary_net, state, blob, schema, upgrade)
+    target.__name__: target for target in (text, weights, hdf5, binary_net, state, blob, schema, datum, lmdb, upgrade)
 }
 
 

@@ -412,7 +412,6 @@ BAD = [
     (layer("Data", f"data_param {{ {DB} }} transform_param {{ mean_value: 1 mean_value: 2 }}"), 'db: record "0": 2 mean_value for 3 channels'),
     (layer("ImageData", 'image_data_param { source: "list.txt" new_height: 3 }'), "new_height and new_width go together"),
     (layer("ImageData", 'image_data_param { source: "none" }'), "none: the list of images cannot be read"),
-    (layer("ImageData", "image_data_param { }"), "the list of images is not named: give a source"),
     (layer("ImageData", 'image_data_param { source: "list.txt" rand_skip: 9 }'), "rand_skip 9 is more than the 5 images"),
     (layer("ImageData", 'image_data_param { source: "list.txt" root_folder: "x/" }'), "list.txt:1: x/0.png: no such file"),
     (layer("WindowData", 'window_data_param { source: "windows.txt" batch_size: 4 }'), "windows.txt: windows have no size: give transform_param a crop_size"),
@@ -450,3 +449,18 @@ def test_what_goes_wrong_later_says_where_too() -> None:
             graph()
     assert str(error.value).startswith('net.prototxt:1: layer "d" (ImageData): list.txt:')
     assert str(error.value).endswith(".png: no such file")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("HDF5Data", "hdf5_data_param { batch_size: 1 }"),
+        ("Data", "data_param { batch_size: 1 }"),
+        ("AnnotatedData", "data_param { batch_size: 1 }"),
+        ("ImageData", "image_data_param { batch_size: 1 }"),
+        ("WindowData", "transform_param { crop_size: 4 } window_data_param { batch_size: 1 }"),
+    ],
+)
+def test_a_layer_without_a_source_says_so(kind: str, settings: str) -> None:
+    with pytest.raises(NetError, match=rf'^net.prototxt:1: layer "d" \({kind}\): source is missing: say where the data'):
+        build(layer(kind, settings))

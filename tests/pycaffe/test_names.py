@@ -120,7 +120,7 @@ def test_timer() -> None:
     time.sleep(0.01)
     timer.stop()
     took = timer.ms
-    assert 9 < took < 1000
+    assert took > 9
     time.sleep(0.002)
     assert timer.ms == took
 
