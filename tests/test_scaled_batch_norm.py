@@ -78,6 +78,27 @@ def test_statistics_of_no_batch_are_zero_eager_and_compiled() -> None:
     torch.testing.assert_close(whole(x)["s"].detach(), want)
 
 
+def test_backward_goes_by_the_statistics_of_its_forward() -> None:
+    graph = build(norm() + scale())
+    graph.params["norm"][2].data.fill_(1)
+    x = torch.randn(3, 4, 5, 5, requires_grad=True)
+    (want,) = torch.autograd.grad(graph(x)["s"].square().sum(), x)
+    loss = graph(x)["s"].square().sum()
+    with torch.no_grad():
+        graph.params["norm"][1].mul_(2)
+    (got,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_several_sets_of_weights_at_once() -> None:
+    """torch.func's way with ensembles: no value of the statistics can be looked at then."""
+    graphs = [build(norm() + scale()) for _ in range(3)]
+    x = torch.randn(2, 4, 5, 5)
+    weights, buffers = torch.func.stack_module_state(graphs)
+    both = torch.func.vmap(lambda w, b: torch.func.functional_call(graphs[0], (w, b), (x,))["s"])(weights, buffers)
+    torch.testing.assert_close(both, torch.stack([graph(x)["s"] for graph in graphs]))
+
+
 @pytest.mark.parametrize("layer", ["norm", "scale"])
 def test_a_hook_sees_its_layer(layer: str) -> None:
     graph = build(norm() + scale())

@@ -55,9 +55,11 @@ class BatchNorm(Layer):
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance that the blobs hold: the sums over the factor, 0 where that is 0."""
         mean, variance, factor = self.mean.detach(), self.variance.detach(), self.factor
-        if factor.device.type == "cpu" and not torch.compiler.is_compiling():
-            total = factor.item()  # a number takes a tenth of the time of a tensor that holds one
-            if total == 1:
+        # A number takes a tenth of the time of a tensor that holds one. (What takes the parameter's place in torch.func
+        # may have no value to look at.)
+        if type(factor) is nn.Parameter and factor.device.type == "cpu" and not torch.compiler.is_compiling():
+            total = factor.item()
+            if total == 1 and not torch.is_grad_enabled():  # (backward may come when the blobs hold something else)
                 return mean, variance
             over = 1 / total if total else 0.0
             return mean * over, variance * over
