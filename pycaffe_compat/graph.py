@@ -34,7 +34,7 @@ from .layers.normalization import BatchNorm, ScaledBatchNorm
 from .memory import physical_memory, shown_bytes
 from .naming import did_you_mean, fresh, one_line, shape_text
 from .proto import caffe_pb2
-from .proto.binary import blob_to_array
+from .proto.binary import blob_to_array, same_shape
 from .proto.fields import refuse_unread
 from .proto.source import NetSource
 from .proto.text import read_net
@@ -724,13 +724,8 @@ def _copy(pairs: Sequence[tuple[Tensor, np.ndarray]]) -> None:
         blob.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(blob.shape))
 
 
-def _same_shape(mine: tuple[int, ...], given: tuple[int, ...], with_ones_behind: bool = False) -> bool:
-    if mine == given:
-        return True
-    if with_ones_behind and _without_ones_behind(mine) == _without_ones_behind(given):
-        return True
-    padded = (1,) * (4 - len(mine)) + mine
-    return len(given) == 4 and len(mine) <= 4 and padded == given
+def _same_shape(mine: tuple[int, ...], given: tuple[int, ...], with_ones_behind: bool) -> bool:
+    return same_shape(given, mine) or (with_ones_behind and _without_ones_behind(mine) == _without_ones_behind(given))
 
 
 def _without_ones_behind(shape: tuple[int, ...]) -> tuple[int, ...]:

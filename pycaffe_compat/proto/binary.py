@@ -129,6 +129,11 @@ def array_to_blob(array: npt.ArrayLike, diff: npt.ArrayLike | None = None) -> ca
     return blob
 
 
+def same_shape(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether ``given`` is this shape, or has ones in front of it up to four axes: old files know no other number."""
+    return given in (shape, (1,) * (4 - len(shape)) + shape)
+
+
 def blob_to_array(blob: caffe_pb2.BlobProto, *, diff: bool = False) -> Array:
     """The values of a BlobProto, or its diff, as a new float32 array; doubles are rounded.
 

@@ -27,7 +27,7 @@ import numpy as np
 from ..errors import WeightsError
 from ..naming import shape_text
 from ..proto import caffe_pb2
-from ..proto.binary import BYTES, array_to_blob, blob_to_array, check_size, fields, header, read_message
+from ..proto.binary import BYTES, array_to_blob, blob_to_array, check_size, fields, header, read_message, same_shape
 from ..proto.hdf5 import SIGNATURE, new_hdf5, open_hdf5
 
 _RESUME_FIELD = 5000
@@ -242,8 +242,7 @@ def fit_history(
         )
     for i, array in enumerate(history):
         shape = shapes[i % len(shapes)]
-        old = (1,) * (4 - len(shape)) + shape
-        if array.shape != shape and array.shape != old:
+        if not same_shape(array.shape, shape):
             raise WeightsError(
                 f"{path}: history blob {i} has shape {shape_text(array.shape)}, the net's parameter "
                 f"{shape_text(shape)}: was it written with another net?"
