@@ -5,6 +5,7 @@ Images are read by OpenCV, as Caffe does: uint8, height x width x channels, the 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
 from pycaffe_compat.data.orders import draws, permutation
 from pycaffe_compat.data.prefetch import Source
@@ -25,6 +27,7 @@ from pycaffe_compat.memory import physical_memory, shown_bytes
 from pycaffe_compat.naming import one_line
 
 Image = NDArray[np.uint8]
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def decode_image(content: bytes, color: bool | None = True) -> Image:
@@ -34,8 +37,10 @@ def decode_image(content: bytes, color: bool | None = True) -> Image:
         color: True gives 3 channels, False one, None what the file has.
 
     Raises:
-        DataError: the bytes are no image that OpenCV reads, or have more than 8 bits a channel. Says why, not which.
+        DataError: the bytes are no image that OpenCV reads, have more than 8 bits a channel, or claim a size that is
+            beyond Pillow's limit (179 million pixels). Says why, not which.
     """
+    _check_claims(content)
     flags = {True: cv2.IMREAD_COLOR, False: cv2.IMREAD_GRAYSCALE, None: cv2.IMREAD_UNCHANGED}[color]
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
@@ -46,6 +51,24 @@ def decode_image(content: bytes, color: bool | None = True) -> Image:
     if image.dtype != np.uint8:
         raise DataError(f"holds {image.dtype} pixels: Caffe reads 8 bits a channel")
     return np.asarray(image, np.uint8)
+
+
+def _check_claims(content: bytes) -> None:
+    """Refuses what claims to be larger than it can be: OpenCV takes the memory first, and then finds out."""
+    if content.startswith(_PNG):
+        at = len(_PNG)
+        while at + 8 <= len(content):  # chunks: length, type, data, checksum
+            length = int.from_bytes(content[at : at + 4], "big")
+            at += 8 + length
+            if at > len(content):
+                raise DataError("is a PNG image that is cut off or damaged")
+            at += 4
+    try:
+        PillowImage.open(io.BytesIO(content)).close()  # reads the header only
+    except PillowImage.DecompressionBombError as error:
+        raise DataError(f"is too large an image ({one_line(error)})") from None
+    except (OSError, ValueError, SyntaxError):
+        return  # OpenCV has other formats, and says what is wrong
 
 
 def read_image(path: str | os.PathLike[str], color: bool = True, height: int = 0, width: int = 0) -> Image:

@@ -108,3 +108,20 @@ def test_arrays_of_other_ranks_and_unknown_encoders() -> None:
         array_to_datum(np.zeros((2, 2)))
     with pytest.raises(DataError, match='OpenCV has no encoder "zip"'):
         image_to_datum(np.zeros((2, 2, 3), np.uint8), 0, "zip")
+
+
+def test_an_image_that_claims_too_many_pixels_is_refused_before_there_is_memory_for_them() -> None:
+    content = bytearray(image_to_datum(np.zeros((8, 8, 3), np.uint8), 0, "jpg").data)
+    size = content.index(b"\xff\xc0") + 5
+    content[size : size + 4] = (20000).to_bytes(2, "big") * 2
+    with pytest.raises(DataError, match=r"^is too large an image \(Image size \(400000000 pixels\) exceeds limit"):
+        datum_to_array(encoded_datum(bytes(content), 0))
+
+
+@pytest.mark.parametrize("chunk", [b"IDAT", b"IEND"])
+def test_a_chunk_of_a_png_image_that_is_larger_than_the_file_is_refused(chunk: bytes) -> None:
+    content = bytearray(image_to_datum(np.zeros((8, 8, 3), np.uint8), 0, "png").data)
+    at = content.index(chunk) - 4
+    content[at : at + 4] = b"\xff\xff\xff\xe0"
+    with pytest.raises(DataError, match="^is a PNG image that is cut off or damaged$"):
+        datum_to_array(encoded_datum(bytes(content), 0))
