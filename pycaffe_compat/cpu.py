@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+PRECISIONS = ("float32", "bfloat16")
+"""The arithmetic that networks are trained and run in."""
+
 
 def fast_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool | None:
     """Whether training and restoring are faster in bfloat16 than in float32 on this CPU; None where nothing is known.

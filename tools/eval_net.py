@@ -30,10 +30,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pycaffe_compat import cli, resources
+from pycaffe_compat import cli, cpu, resources
 from pycaffe_compat.files import file_digest
 from pycaffe_compat.restoration import evaluation
-from pycaffe_compat.restoration.restore import PRECISIONS, Restorer, find_model
+from pycaffe_compat.restoration.restore import Restorer, find_model
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"rows above the networks: any of {', '.join(evaluation.BASELINES)} (default: distorted spp)",
     )  # fmt: skip
     p.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="of the networks (default: float32)"
+        "--precision", choices=cpu.PRECISIONS, default="float32", help="of the networks (default: float32)"
     )
     p.add_argument("--csv", metavar="FILE", help="write the table there too, in full precision")
     p.add_argument("--json", metavar="FILE", help="the same as JSON, with names and SHA-256 of networks and weights")

@@ -49,7 +49,7 @@ from pycaffe_compat.proto.text import read_solver
 from pycaffe_compat.restoration import cards, evaluation, paper_figures, report
 from pycaffe_compat.restoration.degradation import list_images, open_image, read_luma
 from pycaffe_compat.restoration.patches import Settings, choose_images, read_settings
-from pycaffe_compat.restoration.restore import PRECISIONS, Restorer, restore_file
+from pycaffe_compat.restoration.restore import Restorer, restore_file
 from pycaffe_compat.restoration.results import (
     BASELINE_METHODS,
     LIVE1,
@@ -434,7 +434,7 @@ def speed(place: Place) -> None:
     rows = []
     for label, net in (("L4", "l4.prototxt"), ("L8", "l8.prototxt"), ("AR-CNN", "arcnn.prototxt")):
         row: dict[str, Any] = {"network": label}
-        for precision in PRECISIONS:
+        for precision in cpu.PRECISIONS:
             restorer = Restorer(resources.net_path(net), precision=precision)
             restorer.restore_luma(luma)
             times = []
@@ -558,7 +558,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--models", default=os.path.join(resources.root(), "models"), metavar="DIR", help="models/")
     p.add_argument("--output", default="docs/results", metavar="DIR", help="the results (default: docs/results)")
     p.add_argument("--train", action="store_true", help="train first what models/ and figure 8 lack")
-    p.add_argument("--precision", choices=PRECISIONS, help="of training (default: what is faster here)")
+    p.add_argument("--precision", choices=cpu.PRECISIONS, help="of training (default: what is faster here)")
     return p
 
 

@@ -39,7 +39,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pycaffe_compat import cli, resources
+from pycaffe_compat import cli, cpu, resources
 from pycaffe_compat.errors import CaffeError, DataError, describe_os_error
 from pycaffe_compat.restoration import restore
 from pycaffe_compat.restoration.degradation import list_images
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         help="of JPEG and WebP outputs (default: 95)",
     )
     p.add_argument("--overwrite", action="store_true", help="replace outputs that exist (never an input)")
-    p.add_argument("--precision", choices=restore.PRECISIONS, default="float32", help="default: float32")
+    p.add_argument("--precision", choices=cpu.PRECISIONS, default="float32", help="default: float32")
     p.add_argument(
         "--tile", type=cli.positive_int, default=restore.TILE, metavar="N",
         help=f"side of the squares computed at once (default: {restore.TILE}); no effect on the result",

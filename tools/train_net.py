@@ -36,7 +36,7 @@ from pycaffe_compat.graph import TEST, TRAIN
 from pycaffe_compat.plugins import import_modules
 from pycaffe_compat.proto import caffe_pb2
 from pycaffe_compat.proto.text import read_net, read_solver
-from pycaffe_compat.solver import PRECISIONS, Action, SignalActions, Solver, distributed, find_net, handled
+from pycaffe_compat.solver import Action, SignalActions, Solver, distributed, find_net, handled
 from pycaffe_compat.solver.snapshot import newest_state, resolve_prefix
 
 
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         help="what Ctrl-C does (default: stop, with a snapshot)",
     )
     add("--sighup_effect", choices=effects, default="snapshot", help="what SIGHUP does (default: snapshot)")
-    add("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (default: float32)")
+    add("--precision", choices=cpu.PRECISIONS, default="float32", help="of the arithmetic (default: float32)")
     add("--max_iter", type=cli.positive_int, metavar="N", help="instead of the solver file's")
     add("--train_data", metavar="LIST", help="list of HDF5 databases to train on instead of the net file's")
     add("--test_data", metavar="LIST", help="the same for the test nets")

@@ -26,13 +26,12 @@ from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pycaffe_compat import resources
+from pycaffe_compat.cpu import PRECISIONS
 from pycaffe_compat.errors import DataError, NetError, WeightsError
 from pycaffe_compat.files import atomic_write
 from pycaffe_compat.graph import TEST, Graph
 from pycaffe_compat.restoration.degradation import DAMAGE, count_frames, estimate_quality, open_image
 from pycaffe_compat.weights import read_weights
-
-PRECISIONS = ("float32", "bfloat16")
 
 # Side of the squares that images are cut into. Small enough for the activations to stay in a core's cache and for
 # memory to be bounded, large enough for the overlap not to cost much.

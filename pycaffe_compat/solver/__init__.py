@@ -7,16 +7,11 @@ solver.solve()
 from . import distributed
 from .lr_policies import POLICIES, LearningRate
 from .signals import Action, SignalActions, handled
-from .solver import (
-    PRECISIONS,
-    Solver,
-    find_net,
-)
+from .solver import Solver, find_net
 from .update_rules import RULES, UpdateRule
 
 __all__ = [
     "POLICIES",
-    "PRECISIONS",
     "RULES",
     "Action",
     "LearningRate",

@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from torch import Tensor
 
 from .. import debug, log, resources
+from ..cpu import PRECISIONS
 from ..detection_scores import VERSIONS, average_precisions
 from ..errors import DataError, NetError, SolverError, WeightsError
 from ..files import atomic_write
@@ -33,8 +34,6 @@ from . import distributed, snapshot
 from .lr_policies import LearningRate
 from .signals import Action
 from .update_rules import make_rule
-
-PRECISIONS = ("float32", "bfloat16")
 
 SolverLike = str | os.PathLike[str] | Message
 
