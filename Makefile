@@ -66,12 +66,14 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/mypy
 
 # One after the other: python -m tests.fuzz.run TARGET. Stops at what it finds; the input is written beside it.
-FUZZ_SECONDS ?= 300
+# A million inputs take a quarter of an hour at most, but for schema (a hundred a second).
+FUZZ_RUNS ?= 1000000
+FUZZ_SECONDS ?= 1200
 FUZZ_TARGETS ?= text weights hdf5 binary_net state blob datum lmdb schema upgrade
-fuzz: $(STAMP)  ## the readers of files, against bytes that nobody wrote (FUZZ_SECONDS=300 each)
+fuzz: $(STAMP)  ## the readers of files, a million inputs that nobody wrote each, or FUZZ_SECONDS=1200
 	$(BIN)/python -m pip install --quiet -r requirements-fuzz.txt
 	for target in $(FUZZ_TARGETS); do \
-	    echo "== $$target"; OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $$target $(FUZZ_SECONDS) || exit 1; \
+	    echo "== $$target"; OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $$target $(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) || exit 1; \
 	done
 
 clean:  ## remove what make made: .venv, demo/, caches (not data/, snapshots, logs)
