@@ -9,7 +9,7 @@ PRECISIONS = ("float32", "bfloat16")
 def fast_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool | None:
     """Whether training and restoring are faster in bfloat16 than in float32 on this CPU; None where nothing is known.
 
-    Fast are matrix units (AMX; measured: 2.9 to 4.3 times faster than float32) and AMD's AVX-512, whose bfloat16
+    Fast are matrix units (AMX; measured: 2.6 to 3.8 times faster than float32) and AMD's AVX-512, whose bfloat16
     products have twice its rate (measured: 2.0 to 2.1). Intel's avx512_bf16 without AMX has no more products a cycle
     than float32 and pays for the conversions (measured: 1.4 times slower).
 
