@@ -452,7 +452,7 @@ class Graph(nn.Module):
             node.compute(blobs)
             for name in node.last_use:
                 del blobs[name]
-        return blobs if len(blobs) == 1 else {name: blobs[name] for name in self.outputs}
+        return {name: blobs[name] for name in self.outputs}
 
     def run(self, *inputs: Tensor, **named: Tensor) -> dict[str, Tensor]:
         """Like ``forward``, but every blob is kept and returned; one changed in place holds its last value."""

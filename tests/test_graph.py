@@ -554,3 +554,13 @@ def test_of_layers_with_one_name_the_first_gets_the_weights() -> None:
     before = second.detach().clone()
     g.load_weights({"c": [np.full((3, 3, 3, 3), 2, np.float32), np.zeros(3, np.float32)]})
     assert (first == 2).all() and torch.equal(second, before)
+
+
+def test_a_loss_whose_top_the_file_leaves_out_is_no_output() -> None:
+    text = (
+        'layer { name: "in" type: "Input" top: "x" top: "y" input_param { shape { dim: 2 dim: 3 } } } '
+        'layer { name: "l" type: "EuclideanLoss" bottom: "x" bottom: "y" }'
+    )
+    graph = Graph(parse_net(text), TRAIN)
+    assert graph.outputs == []
+    assert graph(torch.ones(2, 3), torch.ones(2, 3)) == {}
